@@ -1,0 +1,295 @@
+"""One run's settings: frozen, strict, with the paper's symbols.
+
+`make_config("published", task="walker_walk", horizon=20)` starts from a preset and applies
+overrides; the result is the whole truth about what a run computes. Symbols, in the order in
+which they appear in shapes everywhere in this package:
+
+    B  sequences in a batch      H  imagination horizon       D  deterministic state h_t
+    L  steps in a sequence       A  action size               S  stochastic state s_t
+    N  = B * L, the states that imagination starts from       E  image embedding
+    R  action repeat
+
+Counters carry their full names: `env_steps` are steps of the simulator, `agent_steps` are
+decisions (env_steps / R), `updates` are gradient updates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IMAGE_SHAPE = (64, 64, 3)  # height, width, colour; uint8
+
+
+class UserError(Exception):
+    """A mistake in the input. Commands print it as one `error:` line and exit with code 2."""
+
+
+class ConfigError(UserError):
+    """A setting that does not exist or cannot have the given value.
+
+    `key` names the setting, so that a caller who knows the file can add the line.
+    """
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+        self.key = key
+        self.message = message
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest valid one, else all of them."""
+    known = sorted(names)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "choose from " + ", ".join(known)
+
+
+def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math.inf,
+            high: float = math.inf, outcome: bool = True) -> Any:  # fmt: skip
+    """A config field: default, meaning with unit and symbol, and its valid values.
+
+    `outcome=False` marks settings that change how a run is computed but not what it computes:
+    they are no part of a run's identity.
+    """
+    rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome)
+    return dataclasses.field(default=default, metadata=rules)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of one run. Defaults are the preset `published` (final paper, released code)."""
+
+    # What is run.
+    task: str = setting("cartpole_balance", "name in the table of tasks, see dreamer/envs.py")
+    seed: int = setting(0, "of everything random in the run", low=0, high=2**31 - 1)
+    preset: str = setting("published", "the preset these settings started from")
+    behaviour: str = setting(
+        "dreamer", "how actions are chosen", choices=("dreamer", "no_value", "planet")
+    )
+    representation: str = setting(
+        "reconstruction",
+        "what the model learns its states from",
+        choices=("reconstruction", "contrastive", "reward"),
+    )
+    env_steps: int = setting(5_000_000, "budget, in simulator steps", low=1)
+
+    # Environment.
+    action_repeat: int = setting(2, "R: simulator steps per decision", low=1)
+    time_limit_env_steps: int = setting(1000, "an episode is cut here; no terminal", low=1)
+
+    # Schedule (Algorithm 1).
+    seed_episodes: int = setting(5, "episodes of random actions before the first update", low=1)
+    first_updates: int = setting(100, "updates right after the seed episodes", low=0)
+    updates_per_1000_env_steps: int = setting(100, "updates for each 1000 env_steps since", low=0)
+    eval_every_env_steps: int = setting(10_000, "distance of evaluations", low=1)
+    eval_episodes: int = setting(1, "episodes per evaluation: mode action, no noise", low=1)
+    checkpoint_every_env_steps: int = setting(
+        10_000, "distance of checkpoints", low=1, outcome=False
+    )
+    log_every_updates: int = setting(100, "losses are averaged over as many updates", low=1)
+
+    # Batches.
+    batch_size: int = setting(50, "B: sequences per update", low=1)
+    length: int = setting(50, "L: agent_steps per sequence", low=2)
+
+    # World model.
+    conv_depth: int = setting(32, "channels of the first convolution; then x2, x4, x8", low=1)
+    deter_size: int = setting(200, "D: size of h_t", low=1)
+    stoch_size: int = setting(30, "S: size of s_t", low=1)
+    hidden_size: int = setting(200, "dense layers inside the RSSM", low=1)
+    dense_units: int = setting(400, "units of every head's dense layers", low=1)
+    reward_layers: int = setting(2, "hidden layers of the reward head", low=0)
+    discount_layers: int = setting(3, "hidden layers of the discount head", low=0)
+    value_layers: int = setting(3, "hidden layers of the value network", low=0)
+    actor_layers: int = setting(4, "hidden layers of the actor", low=0)
+    kl_scale: float = setting(1.0, "beta: scale of the KL loss", low=0)
+    free_nats: float = setting(3.0, "nats below which the KL is not reduced", low=0)
+    kl_clip: str = setting(
+        "average",
+        "free nats clip the KL's average over B and L, or each step's KL",
+        choices=("average", "per_step"),
+    )
+    discount_head: bool = setting(False, "predict episode ends (tasks that can end early)")
+    discount_scale: float = setting(10.0, "scale of the discount head's loss", low=0)
+    probe_decoder: bool = setting(
+        True, "train a decoder for videos beside representations without images; no gradient"
+    )
+
+    # Behaviour.
+    horizon: int = setting(15, "H: imagined steps", low=2)
+    discount: float = setting(0.99, "gamma", low=0, high=1)
+    return_lambda: float = setting(0.95, "lambda of the value estimates (Eq. 6)", low=0, high=1)
+    value_target: str = setting(
+        "online", "network that values imagined states", choices=("online", "slow")
+    )
+    slow_value_every_updates: int = setting(100, "updates between copies to the slow value", low=1)
+    no_value_discount: float = setting(0.99, "gamma of `no_value`; 1 is Eq. 4", low=0, high=1)
+    exploration_action: str = setting(
+        "sample", "action that exploration noise is added to", choices=("mode", "sample")
+    )
+    exploration_noise: float = setting(0.3, "std of the noise added while collecting", low=0)
+    planner_candidates: int = setting(1000, "`planet`: action sequences per iteration", low=1)
+    planner_elites: int = setting(100, "`planet`: sequences that are refitted", low=1)
+    planner_iterations: int = setting(10, "`planet`: refits per decision", low=1)
+    planner_horizon: int = setting(12, "`planet`: agent_steps looked ahead", low=1)
+
+    # Discrete actions and rewards of unknown scale (final paper, appendix C).
+    reward_transform: str = setting(
+        "none", "applied to rewards that the model learns", choices=("none", "tanh")
+    )
+    epsilon_start: float = setting(0.4, "share of random discrete actions at first", low=0, high=1)
+    epsilon_end: float = setting(0.1, "share of random discrete actions at last", low=0, high=1)
+    epsilon_env_steps: int = setting(200_000, "env_steps from the first share to the last", low=1)
+
+    # Optimisation.
+    model_learning_rate: float = setting(6e-4, "Adam, world model", low=0)
+    value_learning_rate: float = setting(8e-5, "Adam, value network", low=0)
+    actor_learning_rate: float = setting(8e-5, "Adam, actor", low=0)
+    adam_epsilon: float = setting(1e-7, "Adam's epsilon (released code)", low=0)
+    gradient_clip_norm: float = setting(100.0, "global norm, per optimiser", low=0)
+
+    # Machine.
+    device: str = setting("auto", "auto: cuda if there", choices=("auto", "cpu", "cuda"), outcome=False)  # fmt: skip
+    precision: str = setting("fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16"))  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+        if self.preset not in PRESETS:
+            raise ConfigError("preset", f"no preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
+        if self.planner_elites > self.planner_candidates:
+            raise ConfigError("planner_elites", f"at most planner_candidates ({self.planner_candidates})")
+        if self.time_limit_env_steps // self.action_repeat + 1 < self.length:
+            raise ConfigError(
+                "length",
+                f"{self.length} agent_steps do not fit into an episode of {self.time_limit_env_steps} "
+                f"env_steps at action_repeat {self.action_repeat}",
+            )
+
+    @property
+    def embed_size(self) -> int:
+        """E: size of the image embedding, 1024 at conv_depth 32."""
+        return 32 * self.conv_depth
+
+    @property
+    def feature_size(self) -> int:
+        """D + S: what every head sees of a state."""
+        return self.deter_size + self.stoch_size
+
+
+# What differs from the defaults above. `submission`: the paper as first submitted. `small`: the same
+# algorithm sized for laptops. `tiny`: for toy environments and tests.
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "submission": dict(
+        env_steps=2_000_000,
+        dense_units=300,
+        reward_layers=3,
+        value_layers=3,
+        actor_layers=3,
+        model_learning_rate=1e-3,
+        value_learning_rate=3e-4,
+        actor_learning_rate=3e-4,
+        horizon=20,
+        value_target="slow",
+        exploration_action="mode",
+        no_value_discount=1.0,
+    ),
+    "small": dict(
+        env_steps=100_000,
+        batch_size=12,
+        length=25,
+        conv_depth=16,
+        deter_size=128,
+        stoch_size=20,
+        hidden_size=128,
+        dense_units=200,
+    ),
+    "tiny": dict(
+        env_steps=10_000,
+        time_limit_env_steps=100,
+        batch_size=16,
+        length=16,
+        horizon=8,
+        conv_depth=4,
+        deter_size=48,
+        stoch_size=8,
+        hidden_size=48,
+        dense_units=64,
+        reward_layers=2,
+        value_layers=2,
+        actor_layers=2,
+        discount_layers=2,
+        model_learning_rate=2e-3,
+        value_learning_rate=1e-3,
+        actor_learning_rate=1e-3,
+        eval_every_env_steps=1000,
+        eval_episodes=5,
+        checkpoint_every_env_steps=1000,
+        planner_candidates=100,
+        planner_elites=10,
+        planner_iterations=5,
+        planner_horizon=8,
+    ),
+}
+
+
+def make_config(preset: str = "published", overrides: Mapping[str, Any] | None = None) -> Config:
+    """The preset with overrides applied.
+
+    Raises ConfigError for an unknown preset or key (naming the nearest) and for values of the
+    wrong type or out of range. A whole number may be given as a float (2e6).
+    """
+    if preset not in PRESETS:
+        raise ConfigError("preset", f"no preset {preset!r}; {nearest(preset, PRESETS)}")
+    values = {**PRESETS[preset], **(overrides or {}), "preset": preset}
+    fields = {field.name: field for field in dataclasses.fields(Config)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(str(key), f"no such setting; {nearest(key, fields)}")
+    return Config(**{key: _coerce(fields[key], value) for key, value in values.items()})
+
+
+def config_dict(config: Config) -> dict[str, Any]:
+    """All settings as plain JSON values."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """The inverse of `config_dict`; raises ConfigError like `make_config`."""
+    return make_config(str(values.get("preset")), {k: v for k, v in values.items() if k != "preset"})
+
+
+def outcome_dict(config: Config) -> dict[str, Any]:
+    """The settings that decide a run's outcome: what its identity is made of."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.metadata["outcome"]
+    }
+
+
+def _coerce(field: dataclasses.Field, value: Any) -> Any:
+    """Whole floats to int and ints to float, where the field asks for it; nothing else."""
+    if field.type == "int" and type(value) is float and value.is_integer():
+        return int(value)
+    if field.type == "float" and type(value) is int:
+        return float(value)
+    return value
+
+
+def _check(field: dataclasses.Field, value: Any) -> None:
+    kinds = {"int": int, "float": float, "str": str, "bool": bool}
+    rules = field.metadata
+    if type(value) is not kinds[str(field.type)]:
+        raise ConfigError(field.name, f"{value!r} is not of type {field.type} ({rules['about']})")
+    if rules["choices"] and value not in rules["choices"]:
+        raise ConfigError(field.name, f"no {value!r}; {nearest(value, rules['choices'])}")
+    if isinstance(value, (int, float)) and not rules["low"] <= value <= rules["high"]:
+        raise ConfigError(field.name, f"{value!r} is not in [{rules['low']:g}, {rules['high']:g}]")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(field.name, f"{value!r} is not a finite number")
