@@ -90,7 +90,9 @@ class Config:
     checkpoint_every_env_steps: int = setting(
         10_000, "distance of checkpoints", low=1, outcome=False
     )
-    log_every_updates: int = setting(100, "losses are averaged over as many updates", low=1)
+    log_every_updates: int = setting(
+        100, "losses are averaged over as many updates", low=1, outcome=False
+    )
 
     # Batches.
     batch_size: int = setting(50, "B: sequences per update", low=1)
@@ -159,16 +161,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
-        if self.preset not in PRESETS:
-            raise ConfigError("preset", f"no preset {self.preset!r}; {nearest(self.preset, PRESETS)}")
-        if self.planner_elites > self.planner_candidates:
-            raise ConfigError("planner_elites", f"at most planner_candidates ({self.planner_candidates})")
-        if self.time_limit_env_steps // self.action_repeat + 1 < self.length:
-            raise ConfigError(
-                "length",
-                f"{self.length} agent_steps do not fit into an episode of {self.time_limit_env_steps} "
-                f"env_steps at action_repeat {self.action_repeat}",
-            )
+        check_together(vars(self))
 
     @property
     def embed_size(self) -> int:
@@ -247,11 +240,32 @@ def make_config(preset: str = "published", overrides: Mapping[str, Any] | None =
     if preset not in PRESETS:
         raise ConfigError("preset", f"no preset {preset!r}; {nearest(preset, PRESETS)}")
     values = {**PRESETS[preset], **(overrides or {}), "preset": preset}
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    for key in values:
-        if key not in fields:
-            raise ConfigError(str(key), f"no such setting; {nearest(key, fields)}")
-    return Config(**{key: _coerce(fields[key], value) for key, value in values.items()})
+    return Config(**{key: check_setting(key, value) for key, value in values.items()})
+
+
+def check_setting(key: str, value: Any) -> Any:
+    """The value as the setting's type, checked by itself; raises ConfigError."""
+    field = Config.__dataclass_fields__.get(key)
+    if field is None:
+        raise ConfigError(str(key), f"no such setting; {nearest(key, Config.__dataclass_fields__)}")
+    value = _coerce(field, value)
+    _check(field, value)
+    return value
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """What settings demand of one another, given all of them; raises ConfigError."""
+    if values["planner_elites"] > values["planner_candidates"]:
+        raise ConfigError(
+            "planner_elites", f"at most planner_candidates ({values['planner_candidates']})"
+        )
+    agent_steps = values["time_limit_env_steps"] // values["action_repeat"]
+    if agent_steps + 1 < values["length"]:
+        raise ConfigError(
+            "length",
+            f"{values['length']} agent_steps do not fit into an episode of "
+            f"{values['time_limit_env_steps']} env_steps at action_repeat {values['action_repeat']}",
+        )
 
 
 def config_dict(config: Config) -> dict[str, Any]:
@@ -274,11 +288,11 @@ def outcome_dict(config: Config) -> dict[str, Any]:
 
 
 def _coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Whole floats to int and ints to float, where the field asks for it; nothing else."""
+    """Whole floats to int and ints to float, where the field asks for it; -0.0 is 0.0."""
     if field.type == "int" and type(value) is float and value.is_integer():
         return int(value)
-    if field.type == "float" and type(value) is int:
-        return float(value)
+    if field.type == "float" and type(value) in (int, float) and abs(value) <= 2**53:
+        return float(value) + 0.0
     return value
 
 
@@ -287,6 +301,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     rules = field.metadata
     if type(value) is not kinds[str(field.type)]:
         raise ConfigError(field.name, f"{value!r} is not of type {field.type} ({rules['about']})")
+    if field.name == "preset" and value not in PRESETS:
+        raise ConfigError("preset", f"no preset {value!r}; {nearest(value, PRESETS)}")
     if rules["choices"] and value not in rules["choices"]:
         raise ConfigError(field.name, f"no {value!r}; {nearest(value, rules['choices'])}")
     if isinstance(value, (int, float)) and not rules["low"] <= value <= rules["high"]:
