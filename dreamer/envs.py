@@ -16,13 +16,17 @@ Simulators are imported when first used; so is the renderer (`choose_renderer`).
 from __future__ import annotations
 
 import atexit
+import contextlib
+import faulthandler
+import fcntl
 import os
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -188,17 +192,24 @@ class ControlSimulator:
         return self._low + (action.astype(np.float64) + 1) / 2 * (self._high - self._low)
 
     def image(self) -> NDArray[np.uint8]:
+        if self._renderer is None:
+            with _first_frame_or_end():
+                self._open_renderer()
+                return self._draw()
+        return self._draw()
+
+    def _open_renderer(self) -> None:
+        # Not the suite's own renderer: that builds a new scene for every frame, and its OSMesa
+        # thread complains when the process ends. The pictures are the same.
         import mujoco
 
-        physics = self._env.physics
-        if self._renderer is None:
-            # Not the suite's own renderer: that builds a new scene for every frame, and its OSMesa
-            # thread complains when the process ends. The pictures are the same.
-            self._renderer = mujoco.Renderer(physics.model.ptr, *IMAGE_SHAPE[:2])
-            self._look = mujoco.MjvOption()
-            self._look.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = False
-            atexit.register(self.close)  # else its context outlives the display, and complains
-        self._renderer.update_scene(physics.data.ptr, self._camera, self._look)
+        self._renderer = mujoco.Renderer(self._env.physics.model.ptr, *IMAGE_SHAPE[:2])
+        self._look = mujoco.MjvOption()
+        self._look.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = False  # as the suite does
+        atexit.register(self.close)  # else its context outlives the display, and complains
+
+    def _draw(self) -> NDArray[np.uint8]:
+        self._renderer.update_scene(self._env.physics.data.ptr, self._camera, self._look)
         return self._renderer.render()
 
     def close(self) -> None:
@@ -364,9 +375,9 @@ def choose_renderer() -> str:
     """Set MUJOCO_GL to a renderer that works and return it: egl, else osmesa with a warning.
 
     MUJOCO_GL is respected where it is set. Must be called before mujoco is imported. Raises
-    UserError if the first frame fails or does not come in FIRST_FRAME_TIMEOUT_S.
+    UserError if the first frame fails or does not come within FIRST_FRAME_TIMEOUT_S.
     """
-    # A 64x64 frame gains nothing from more threads of the software renderer (Mesa takes them all).
+    # Mesa's software renderer takes all cores; a 64x64 frame gains little from more than one.
     os.environ.setdefault("LP_NUM_THREADS", "2")
     asked = os.environ.get("MUJOCO_GL", "").lower()
     checked = os.environ.get(_CHECKED, "").split(" ", 1)
@@ -379,12 +390,12 @@ def choose_renderer() -> str:
         if problem:
             raise UserError(f"MUJOCO_GL={asked}: {problem}; unset it, or {_INSTALL}")
         return _keep(asked, draws)
-    problems = []
+    problems: list[str] = []
     for name in ("egl", "osmesa"):
         draws, problem = _first_frame(name)
         if not problem:
             if problems:
-                warnings.warn(f"slow rendering with OSMesa: {problems[0]}", stacklevel=2)
+                print(f"warning: slow rendering with OSMesa ({problems[0]})", file=sys.stderr)
             return _keep(name, draws)
         problems.append(f"{name}: {problem}")
     raise UserError(f"no renderer works ({'; '.join(problems)}); {_INSTALL}")
@@ -393,6 +404,36 @@ def choose_renderer() -> str:
 def renderer_name() -> str:
     """The renderer in use and what draws with it; "" before `choose_renderer` was called."""
     return os.environ.get(_CHECKED, "")
+
+
+@contextlib.contextmanager
+def _first_frame_or_end() -> Iterator[None]:
+    """Guard a process' own first frame, which can hang although the one tried before came.
+
+    Some drivers hang when several processes start to draw at once. So they take turns, as long as
+    nobody takes too long. A hanging driver holds the interpreter: no exception could be raised, so
+    after FIRST_FRAME_TIMEOUT_S the process says where it hangs and ends.
+    """
+    path = os.path.join(tempfile.gettempdir(), f"dreamer-first-frame-{os.getuid()}.lock")
+    with open(path, "w") as turn:
+        patience = time.monotonic() + FIRST_FRAME_TIMEOUT_S
+        while not _locked(turn) and time.monotonic() < patience:
+            time.sleep(0.05)
+        faulthandler.dump_traceback_later(
+            FIRST_FRAME_TIMEOUT_S, exit=True, file=sys.__stderr__ or 2
+        )
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _keep(name: str, draws: str) -> str:
@@ -410,6 +451,7 @@ def _first_frame(name: str) -> tuple[str, str]:
         done = subprocess.run(
             command,
             env=environment,
+            check=False,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
