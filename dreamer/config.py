@@ -123,7 +123,7 @@ class Config:
 
     # Behaviour.
     horizon: int = setting(15, "H: imagined steps", low=2)
-    discount: float = setting(0.99, "gamma", low=0, high=1)
+    discount: float = setting(0.99, "gamma", low=0.001, high=1)
     return_lambda: float = setting(0.95, "lambda of the value estimates (Eq. 6)", low=0, high=1)
     value_target: str = setting(
         "online", "network that values imagined states", choices=("online", "slow")

@@ -1,0 +1,196 @@
+"""The agent: world model and behaviour wired together; acts, and learns from batches."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamer.behaviour import Dreamer, ImaginationNoise, NoValue
+from dreamer.config import Config
+from dreamer.distributions import one_hot_max
+from dreamer.envs import ActionSpace
+from dreamer.networks import to_float, to_uint8
+from dreamer.planner import Planet
+from dreamer.replay import Batch
+from dreamer.rssm import State
+from dreamer.seeding import stream_seed, torch_generator
+from dreamer.world_model import WorldModel
+
+BEHAVIOURS = {"dreamer": Dreamer, "no_value": NoValue, "planet": Planet}
+
+
+class Memory(NamedTuple):
+    """What the policy carries from one step to the next."""
+
+    state: State  # [n, ...] s_{t-1}, h_{t-1}
+    action: Tensor  # [n, A] a_{t-1}
+
+
+class UpdateNoise(NamedTuple):
+    """All randomness of one update."""
+
+    posterior: Tensor  # [B, L, S]
+    imagination: ImaginationNoise | None
+
+
+class Agent:
+    """Learns by `update`, acts by `policy`; counts and logs nothing."""
+
+    def __init__(self, config: Config, space: ActionSpace, device: torch.device | str = "cpu"):
+        self.config, self.space, self.device = config, space, torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(config.seed, "initialise", 0))
+            self.model = WorldModel(config, space.size).to(self.device)
+            self.behaviour = BEHAVIOURS[config.behaviour](config, space).to(self.device)
+        self.parameters = self._parameter_groups()
+        self.optimisers = {
+            name: torch.optim.Adam(
+                parameters, lr=self._learning_rate(name), eps=config.adam_epsilon, fused=True
+            )
+            for name, parameters in self.parameters.items()
+        }
+
+    def _parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = {"model": self.model.model_parameters()}
+        if self.model.probe is not None:
+            groups["probe"] = list(self.model.probe.parameters())
+        return {**groups, **self.behaviour.parameter_groups()}
+
+    def _learning_rate(self, group: str) -> float:
+        rates = {
+            "model": self.config.model_learning_rate,
+            "probe": self.config.model_learning_rate,
+            "actor": self.config.actor_learning_rate,
+            "value": self.config.value_learning_rate,
+        }
+        return rates[group]
+
+    # Learning.
+
+    def draw_noise(self, update: int) -> UpdateNoise:
+        """The randomness of update number `update`, a pure function of the run's seed."""
+        config = self.config
+        generator = torch_generator(config.seed, "update", update, self.device)
+        shape = (config.batch_size, config.length, config.stoch_size)
+        posterior = torch.randn(shape, generator=generator, device=self.device)
+        length = config.length - 1 if config.discount_head else config.length
+        noise = self.behaviour.draw_noise(config.batch_size * length, generator)
+        return UpdateNoise(posterior, noise)
+
+    def losses(self, batch: Batch, noise: UpdateNoise) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """(group -> its loss, name -> quantity to watch), all from the same weights."""
+        model = self.model.losses(batch, noise.posterior)
+        losses = {"model": model.total}
+        if model.probe is not None:
+            losses["probe"] = model.probe
+        learned, watched = self.behaviour.losses(
+            self.model, self.starts(model.states), noise.imagination
+        )
+        return {**losses, **learned}, {**model.parts, **watched}
+
+    def starts(self, states: State) -> State:
+        """States [N, ...] that imagination starts from: all of [B, L, ...], without each sequence's
+        last where episodes can end early, since that one may be an end (released code)."""
+        if self.config.discount_head:
+            states = State(*(x[:, :-1] for x in states))
+        return State(*(x.flatten(0, 1) for x in states))
+
+    def update(self, batch: Batch, update: int) -> dict[str, Tensor]:
+        """One gradient update of every group from `batch`; returns quantities to watch (detached).
+
+        `update` numbers the updates from 0. Each loss moves its own group's parameters and no
+        others': gradients are asked for by group, so what a loss passes through on its way
+        (the model, for the actor) is neither computed nor touched.
+        """
+        batch = Batch(*(x.to(self.device, non_blocking=True) for x in batch))
+        losses, watched = self.losses(batch, self.draw_noise(update))
+        for name, loss in losses.items():
+            # Actor and value share the graph of the imagination.
+            keep = name == "actor" and "value" in losses
+            gradients = torch.autograd.grad(loss, self.parameters[name], retain_graph=keep)
+            for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
+                parameter.grad = gradient
+        for name, optimiser in self.optimisers.items():
+            norm = nn.utils.clip_grad_norm_(self.parameters[name], self.config.gradient_clip_norm)
+            watched[f"{name}_gradient_norm"] = norm
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.behaviour.after_update(update + 1)
+        return {name: value.detach() for name, value in watched.items()}
+
+    # Acting.
+
+    def initial_memory(self, count: int) -> Memory:
+        """What the policy knows before the first step of `count` episodes."""
+        action = torch.zeros(count, self.space.size, device=self.device)
+        return Memory(self.model.rssm.initial(count), action)
+
+    @torch.no_grad()
+    def policy(
+        self, image: np.ndarray, memory: Memory, generator: torch.Generator, explore: float | None
+    ) -> tuple[np.ndarray, Memory]:
+        """Actions [n, A] for images uint8 [n, 64, 64, 3], and the memory for the next step.
+
+        `explore` None: the mode action, no noise. Else: the amount of exploration, a std for
+        continuous actions, a probability of a random one for discrete actions.
+        """
+        pixels = to_float(torch.from_numpy(image).to(self.device))
+        noise = self._randn(generator, len(image), self.config.stoch_size)
+        state, _ = self.model.rssm.posterior(*memory, self.model.encoder(pixels), noise)
+        action = self.behaviour.act(self.model, state, explore is not None, generator)
+        if explore is not None:
+            noise = self._randn(generator, *action.shape)
+            if self.space.discrete:
+                chance = torch.rand(len(action), 1, generator=generator, device=self.device)
+                action = torch.where(chance < explore, one_hot_max(noise), action)
+            else:
+                action = (action + explore * noise).clamp(-1, 1)
+        return action.float().cpu().numpy(), Memory(state, action)
+
+    @torch.no_grad()
+    def predict(
+        self, image: np.ndarray, action: np.ndarray, context: int, generator: torch.Generator
+    ) -> np.ndarray | None:
+        """Open-loop prediction (Figure 5) of one episode's steps.
+
+        From images uint8 [T, 64, 64, 3] and actions [T, A] in replay's alignment, the model sees
+        the first `context` images and predicts the rest from the actions alone. Returns uint8
+        [T, 64, 64, 3], reconstructions first; None if the agent has no decoder.
+        """
+        decoder = self.model.decoder
+        if decoder is None:
+            return None
+        pixels = to_float(torch.from_numpy(image[None, :context]).to(self.device))
+        actions = torch.from_numpy(action[None]).to(self.device)
+        size = self.config.stoch_size
+        noise = self._randn(generator, 1, context, size)
+        _, seen = self.model.observe(pixels, actions[:, :context], noise)
+        last = State(*(x[:, -1] for x in seen.states))
+        rest = actions[:, context:].transpose(0, 1)  # [T - context, 1, A]
+        imagined, _ = self.model.rssm.imagine(
+            lambda _, step: rest[step], last, self._randn(generator, len(rest), 1, size)
+        )
+        features = torch.cat([seen.states.feature[0], imagined.feature[:, 0]])
+        return to_uint8(decoder(features)).cpu().numpy()
+
+    def _randn(self, generator: torch.Generator, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=self.device)
+
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that learning has changed."""
+        return {
+            "model": self.model.state_dict(),
+            "behaviour": self.behaviour.state_dict(),
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.behaviour.load_state_dict(state["behaviour"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])

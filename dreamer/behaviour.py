@@ -1,0 +1,152 @@
+"""Behaviours learned by latent imagination: `dreamer` (actor and value) and `no_value` (actor).
+
+What the agent asks of a behaviour (`planet`, which plans instead of learning, is in planner.py):
+
+    parameter_groups()                      name -> parameters of one optimiser
+    draw_noise(starts, generator)           what `losses` draws from
+    losses(model, states, noise)            name -> loss of that group; name -> quantity to watch
+    after_update(updates)                   what follows an update
+    act(model, state, explore, generator)   the action at a state, before exploration noise
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.config import Config
+from dreamer.envs import ActionSpace
+from dreamer.networks import Actor, dense
+from dreamer.returns import cumulative_weights, lambda_return, reward_sum
+from dreamer.rssm import State
+from dreamer.world_model import WorldModel
+
+MODE_SAMPLES = 100  # of which the most likely one is the mode action (released code)
+
+Named = dict[str, Tensor]
+
+
+class ImaginationNoise(NamedTuple):
+    """Standard Normal noise of one imagination."""
+
+    stoch: Tensor  # [H, N, S] draws the states
+    action: Tensor  # [H, N, A] draws the actions
+
+
+class Imagined(NamedTuple):
+    """Trajectories s_1..s_H of the policy in the model, the start not included."""
+
+    feature: Tensor  # [H, N, S + D]
+    reward: Tensor  # [H, N] expected on arriving at each state
+    discount: Tensor  # [H, N] gamma, times the probability that the episode goes on
+
+
+class ImaginedActor(nn.Module):
+    """An actor, and how it is rolled out in the model; the losses are the variants'."""
+
+    def __init__(self, config: Config, space: ActionSpace):
+        super().__init__()
+        self.config, self.space = config, space
+        units, layers = config.dense_units, config.actor_layers
+        self.actor = Actor(config.feature_size, space.size, space.discrete, units, layers)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"actor": list(self.actor.parameters())}
+
+    def draw_noise(self, starts: int, generator: torch.Generator) -> ImaginationNoise:
+        """Noise for imagination from N = `starts` states, on the generator's device."""
+        sizes = ImaginationNoise(self.config.stoch_size, self.space.size)
+        shape = (self.config.horizon, starts)
+        device = generator.device
+        return ImaginationNoise(
+            *(torch.randn(*shape, n, generator=generator, device=device) for n in sizes)  # type: ignore[call-overload]
+        )
+
+    def imagine(self, model: WorldModel, states: State, noise: ImaginationNoise) -> Imagined:
+        """Rolls the policy out from states [N, ...].
+
+        The policy sees stop-gradient features: its gradient flows through the actions into the
+        states that follow, and from there into rewards and values.
+        """
+
+        def policy(state: State, step: int) -> Tensor:
+            return self.actor(state.feature.detach()).sample(noise.action[step])
+
+        imagined, _ = model.rssm.imagine(policy, states, noise.stoch)
+        feature = imagined.feature
+        return Imagined(feature, model.reward(feature), model.discount(feature))
+
+    def after_update(self, updates: int) -> None:
+        """Nothing follows."""
+
+    def act(
+        self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
+    ) -> Tensor:
+        """Action [n, A] at `state` [n, ...]: the mode, or while exploring as configured."""
+        action = self.actor(state.feature)
+        shape = (len(state.deter), self.space.size)
+        device = generator.device
+        if explore and self.config.exploration_action == "sample":
+            return action.sample(torch.randn(*shape, generator=generator, device=device))
+        noise = torch.randn(MODE_SAMPLES, *shape, generator=generator, device=device)
+        return action.mode(noise)
+
+
+class NoValue(ImaginedActor):
+    """The actor maximises imagined rewards up to the horizon; what lies beyond is ignored (Eq. 4)."""
+
+    def losses(
+        self, model: WorldModel, states: State, noise: ImaginationNoise
+    ) -> tuple[Named, Named]:
+        imagined = self.imagine(model, states, noise)
+        discount = imagined.discount * (self.config.no_value_discount / self.config.discount)
+        returns = reward_sum(imagined.reward, discount)
+        loss = -(cumulative_weights(discount) * returns).mean()
+        watched = {"actor_loss": loss, "imagined_reward": imagined.reward.mean()}
+        return {"actor": loss}, watched
+
+
+class Dreamer(ImaginedActor):
+    """The actor maximises V_lambda (Eq. 6), which the value network extends beyond the horizon;
+    the value network regresses on it (Algorithm 1, lines 12 to 14)."""
+
+    def __init__(self, config: Config, space: ActionSpace):
+        super().__init__(config, space)
+        self.value = dense(config.feature_size, 1, config.dense_units, config.value_layers)
+        self.slow_value = copy.deepcopy(self.value) if config.value_target == "slow" else None
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {**super().parameter_groups(), "value": list(self.value.parameters())}
+
+    def losses(
+        self, model: WorldModel, states: State, noise: ImaginationNoise
+    ) -> tuple[Named, Named]:
+        imagined = self.imagine(model, states, noise)
+        # One forward of the value network serves both losses: the actor's gradient passes through
+        # its input, the value's stays with its parameters. The agent asks for each separately.
+        value = self.value(imagined.feature).squeeze(-1)
+        target = value
+        if self.slow_value is not None:
+            target = self.slow_value(imagined.feature).squeeze(-1)
+        discount = imagined.discount[:-1]
+        returns = lambda_return(
+            imagined.reward[:-1], target[1:], discount, self.config.return_lambda
+        )
+        weight = cumulative_weights(discount)
+        actor_loss = -(weight * returns).mean()
+        value_loss = 0.5 * (weight * (value[:-1] - returns.detach()).square()).mean()
+        watched = {
+            "actor_loss": actor_loss,
+            "value_loss": value_loss,
+            "imagined_reward": imagined.reward.mean(),
+            "imagined_value": value.mean(),
+        }
+        return {"actor": actor_loss, "value": value_loss}, watched
+
+    def after_update(self, updates: int) -> None:
+        """Every so many updates the slow value network becomes the current one (submission)."""
+        if self.slow_value is not None and updates % self.config.slow_value_every_updates == 0:
+            self.slow_value.load_state_dict(self.value.state_dict())

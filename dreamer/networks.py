@@ -1,0 +1,140 @@
+"""Networks: image encoder and decoder, dense heads, the actor.
+
+Images are [..., 64, 64, 3] at every interface. Inside, convolutions see them as channels-last
+tensors, which is a view, not a copy. Initialised like the released code (Keras): Glorot-uniform
+kernels, zero biases, orthogonal recurrent kernels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dreamer.config import IMAGE_SHAPE
+from dreamer.distributions import OneHot, TanhNormal
+
+
+def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
+    """Fills `weight` uniformly within sqrt(6 / (fan_in + fan_out))."""
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    nn.init.uniform_(weight, -limit, limit)
+
+
+def linear(inputs: int, outputs: int, *, bias: bool = True, fan_in: int | None = None) -> nn.Linear:
+    """A Glorot-initialised linear layer.
+
+    `fan_in` is the width of the whole input where this layer takes one part of it: a product
+    W [x, y] may be written W_x x + W_y y, so that one part can be computed ahead of a loop.
+    """
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    glorot_(layer.weight, fan_in or inputs, outputs)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def dense(inputs: int, outputs: int, units: int, layers: int) -> nn.Sequential:
+    """`layers` hidden layers of `units` with ELU, then a linear output."""
+    modules: list[nn.Module] = []
+    for _ in range(layers):
+        modules += [linear(inputs, units), nn.ELU()]
+        inputs = units
+    return nn.Sequential(*modules, linear(inputs, outputs))
+
+
+def _init_convolution(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    area = layer.kernel_size[0] * layer.kernel_size[1]
+    glorot_(layer.weight, layer.in_channels * area, layer.out_channels * area)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def to_float(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 images as the networks see them: x / 255 - 0.5."""
+    return image.to(dtype).mul_(1 / 255).sub_(0.5)
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """The inverse of `to_float`, rounded and clipped."""
+    return ((image.float() + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class Encoder(nn.Module):
+    """Four convolutions, kernel 4, stride 2, no padding: 64 -> 31 -> 14 -> 6 -> 2 pixels."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        channels = [IMAGE_SHAPE[2], depth, 2 * depth, 4 * depth, 8 * depth]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(channels[i], channels[i + 1], kernel_size=4, stride=2) for i in range(4)
+        )
+        for layer in self.layers:
+            _init_convolution(layer)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image [..., 64, 64, 3], float -> embedding [..., E]."""
+        x = image.reshape(-1, *IMAGE_SHAPE).permute(0, 3, 1, 2)  # channels last, a view
+        for layer in self.layers:
+            x = F.relu(layer(x), inplace=True)
+        return x.permute(0, 2, 3, 1).reshape(*image.shape[:-3], -1)
+
+
+class Decoder(nn.Module):
+    """Feature -> linear 32*depth -> transposed convolutions: 1 -> 5 -> 13 -> 30 -> 64 pixels.
+
+    The first transposed convolution sees one pixel: it is a linear layer, and written as one.
+    """
+
+    def __init__(self, feature_size: int, depth: int):
+        super().__init__()
+        self.inputs = linear(feature_size, 32 * depth)
+        self.depth = depth
+        self.first = nn.ConvTranspose2d(32 * depth, 4 * depth, kernel_size=5, stride=2)
+        self.layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(4 * depth, 2 * depth, kernel_size=5, stride=2),
+                nn.ConvTranspose2d(2 * depth, depth, kernel_size=6, stride=2),
+                nn.ConvTranspose2d(depth, IMAGE_SHAPE[2], kernel_size=6, stride=2),
+            ]
+        )
+        for layer in (self.first, *self.layers):
+            _init_convolution(layer)  # type: ignore[arg-type]
+        self.layers.to(memory_format=torch.channels_last)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Feature [..., D + S] -> image [..., 64, 64, 3]: the mean of a Normal with unit std."""
+        x = self.inputs(feature).reshape(-1, 32 * self.depth)
+        assert self.first.bias is not None
+        kernel = self.first.weight.permute(2, 3, 1, 0).reshape(-1, 32 * self.depth)
+        x = F.linear(x, kernel, self.first.bias.repeat(25))
+        x = x.reshape(-1, 5, 5, 4 * self.depth).permute(0, 3, 1, 2)  # channels last, a view
+        for layer in self.layers:
+            x = layer(F.relu(x))
+        return x.permute(0, 2, 3, 1).reshape(*feature.shape[:-1], *IMAGE_SHAPE)
+
+
+class Actor(nn.Module):
+    """Action distribution from a feature: a tanh-Normal (Eq. 3), or a one-hot choice."""
+
+    INIT_STD = 5.0
+    MIN_STD = 1e-4
+    MEAN_SCALE = 5.0
+
+    def __init__(self, feature_size: int, action_size: int, discrete: bool, units: int, layers: int):
+        super().__init__()
+        self.discrete = discrete
+        self.network = dense(feature_size, action_size * (1 if discrete else 2), units, layers)
+
+    def forward(self, feature: Tensor) -> TanhNormal | OneHot:
+        """Feature [..., D + S] -> distribution over actions [..., A]."""
+        raw = self.network(feature)
+        if self.discrete:
+            return OneHot(raw)
+        mean, std = raw.chunk(2, -1)
+        mean = self.MEAN_SCALE * torch.tanh(mean / self.MEAN_SCALE)
+        std = F.softplus(std + math.log(math.expm1(self.INIT_STD))) + self.MIN_STD
+        return TanhNormal(mean, std)

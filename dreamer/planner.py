@@ -1,0 +1,103 @@
+"""`planet`: no actor and no value network; actions are planned in latent space at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamer.config import Config, ConfigError
+from dreamer.envs import ActionSpace
+from dreamer.rssm import State
+from dreamer.world_model import WorldModel
+
+MIN_VARIANCE = 1e-6
+
+
+def cross_entropy_method(
+    objective: Callable[[Tensor, int], Tensor],
+    mean: Tensor,
+    *,
+    candidates: int,
+    elites: int,
+    iterations: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Maximises an objective over action sequences in [-1, 1].
+
+    `mean` [n, T, A] is the first mean, with std 1. `objective(actions [n, K, T, A], iteration)`
+    scores K candidates for each of n problems: [n, K]. Each iteration samples candidates, clips
+    them, and refits mean and std = sqrt(var + 1e-6) to the best. Returns the last mean [n, T, A].
+    """
+    std = torch.ones_like(mean)
+    n, steps, size = mean.shape
+    for iteration in range(iterations):
+        shape = (n, candidates, steps, size)
+        noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        actions = (mean[:, None] + std[:, None] * noise).clamp(-1, 1)
+        best = objective(actions, iteration).topk(elites, dim=1).indices
+        chosen = actions.gather(1, best[:, :, None, None].expand(n, elites, steps, size))
+        mean = chosen.mean(1)
+        std = (chosen.var(1, correction=0) + MIN_VARIANCE).sqrt()
+    return mean
+
+
+class Planet(nn.Module):
+    """Acts by the cross-entropy method in the world model (PlaNet), anew at every step.
+
+    The objective is the undiscounted sum of predicted rewards. Several environments are planned
+    for in one batch. The interface is that of the behaviours in behaviour.py.
+    """
+
+    def __init__(self, config: Config, space: ActionSpace):
+        super().__init__()
+        if space.discrete:
+            raise ConfigError("behaviour", "planet plans continuous actions; this task's are not")
+        self.config, self.space = config, space
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {}
+
+    def draw_noise(self, starts: int, generator: torch.Generator) -> None:
+        """Nothing is learned by imagination."""
+
+    def losses(self, model: WorldModel, states: State, noise: Any) -> tuple[dict, dict]:
+        return {}, {}
+
+    def after_update(self, updates: int) -> None:
+        """Nothing follows."""
+
+    def act(
+        self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
+    ) -> Tensor:
+        """The first action [n, A] of the best plan from `state` [n, ...]."""
+        config, n = self.config, len(state.deter)
+        count, steps = config.planner_candidates, config.planner_horizon
+
+        def objective(actions: Tensor, iteration: int) -> Tensor:
+            return self._imagined_reward(model, state, actions, generator)
+
+        mean = state.deter.new_zeros(n, steps, self.space.size)
+        plan = cross_entropy_method(
+            objective,
+            mean,
+            candidates=count,
+            elites=config.planner_elites,
+            iterations=config.planner_iterations,
+            generator=generator,
+        )
+        return plan[:, 0]
+
+    def _imagined_reward(
+        self, model: WorldModel, state: State, actions: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
+        n, count, steps, _ = actions.shape
+        start = State(*(x.repeat_interleave(count, 0) for x in state))
+        sequence = actions.permute(2, 0, 1, 3).flatten(1, 2)  # [T, n K, A]
+        shape = (steps, n * count, self.config.stoch_size)
+        noise = torch.randn(shape, generator=generator, device=actions.device)
+        imagined, _ = model.rssm.imagine(lambda _, step: sequence[step], start, noise)
+        return model.reward(imagined.feature).sum(0).reshape(n, count)

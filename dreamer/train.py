@@ -1,0 +1,457 @@
+"""The loop of Algorithm 1: collect, update, evaluate, count.
+
+Everything that a run is about to do follows from its counters (`next_stage`), and everything
+random in it from its seed and those counters (seeding.py). So a run that was killed and is started
+again continues from its last checkpoint and repeats, bit for bit on a CPU, what it would have done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamer.agent import Agent
+from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
+from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
+from dreamer.envs import Environment, make_environment
+from dreamer.machine import prepare_machine
+from dreamer.replay import Cursor, Episode, Replay, forecast
+from dreamer.seeding import numpy_generator, stream_seed, torch_generator
+
+PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
+PREDICTION_CONTEXT = 5
+
+COLLECT, UPDATE, EVALUATE, SAVE = "collect", "update", "evaluate", "save"
+
+Record = dict[str, Any]
+
+
+class Counters(NamedTuple):
+    """Where a run is. Counted here and nowhere else."""
+
+    env_steps: int = 0  # simulated for training, seed episodes included
+    agent_steps: int = 0
+    updates: int = 0
+    episodes: int = 0  # of training
+    evaluations: int = 0
+    seed_env_steps: int = 0  # env_steps of the seed episodes
+    evaluated_env_steps: int = -1  # env_steps at the last evaluation; -1: none yet
+    saved_env_steps: int = 0  # env_steps at the last checkpoint in order
+
+
+class Progress(NamedTuple):
+    """What a display of a running run wants to know."""
+
+    env_steps: int
+    updates: int
+    updates_due: int
+    episode_return: float | None  # of the last training episode
+    evaluate_return: float | None  # mean of the last evaluation
+
+
+class Summary(NamedTuple):
+    """How `train` ended."""
+
+    status: str  # COMPLETED or INTERRUPTED
+    env_steps: int
+    agent_steps: int
+    updates: int
+    evaluate_return: float | None
+
+
+def updates_due(config: Config, counters: Counters) -> int:
+    """Updates that belong to the env_steps so far: none while seeding, then `first_updates`, then
+    `updates_per_1000_env_steps` for what came after the seed episodes."""
+    if counters.episodes < config.seed_episodes:
+        return 0
+    since = counters.env_steps - counters.seed_env_steps
+    return config.first_updates + since * config.updates_per_1000_env_steps // 1000
+
+
+def next_stage(config: Config, counters: Counters) -> str | None:
+    """What comes next: COLLECT an episode, UPDATE once, EVALUATE, SAVE; None when all is done.
+
+    The first evaluation follows the first updates, then one each `eval_every_env_steps`, and one at
+    the end.
+    """
+    c = counters
+    if c.episodes < config.seed_episodes:
+        return COLLECT
+    if c.updates < updates_due(config, c):
+        return UPDATE
+    over = c.env_steps >= config.env_steps
+    every = config.eval_every_env_steps
+    passed = c.evaluated_env_steps < 0 or c.env_steps // every > c.evaluated_env_steps // every
+    if passed or (over and c.evaluated_env_steps < c.env_steps):
+        return EVALUATE
+    unsaved = c.env_steps - c.saved_env_steps
+    if unsaved >= config.checkpoint_every_env_steps or (over and unsaved > 0):
+        return SAVE
+    return None if over else COLLECT
+
+
+def train(
+    config: Config,
+    run_dir: Path,
+    log: Callable[[Record], None] = lambda record: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Summary:
+    """Trains in `run_dir` until the budget is used, from the last checkpoint if there is one.
+
+    `log` gets each record after it was appended to `metrics.jsonl`. `should_stop` is asked between
+    updates and between agent_steps; when it says yes, a checkpoint is saved and the summary's
+    status is INTERRUPTED. `on_progress` is called as often. Raises UserError for what a user can
+    mend, and FloatingPointError when the losses are no longer finite.
+    """
+    device = prepare_machine(config)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _keep_config(config, run_dir / "config.json")
+    run = _Run(config, run_dir, device, log, should_stop, on_progress)
+    status = "COMPLETED"
+    try:
+        run.resume()
+        while (stage := next_stage(config, run.counters)) is not None:
+            with run.timed(stage):
+                getattr(run, stage)()
+    except _StoppedError:
+        status = "INTERRUPTED"
+        run.save_checkpoint()
+    finally:
+        run.close()
+    c = run.counters
+    return Summary(status, c.env_steps, c.agent_steps, c.updates, run.evaluate_return)
+
+
+class _StoppedError(Exception):
+    """Someone asked to stop; what was begun (an episode, an evaluation) is dropped."""
+
+
+class _Run:
+    """A run's parts and the four things it does. After each of them the state is whole."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        device: torch.device,
+        log: Callable[[Record], None],
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+    ):
+        self.config, self.run_dir, self.device = config, run_dir, device
+        self.should_stop, self.on_progress = should_stop, on_progress
+        self.metrics = Metrics(run_dir, log)
+        self.counters = Counters()
+        self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
+        self.summed_updates = 0
+        self.seconds = dict.fromkeys((COLLECT, UPDATE, EVALUATE, SAVE), 0.0)
+        self.episode_return: float | None = None
+        self.evaluate_return: float | None = None
+        self.train_env = make_environment(config)
+        self.space = self.train_env.action_space
+        self.evaluate_env = make_environment(config)
+        self.agent = Agent(config, self.space, device)
+        self.replay: Replay | None = None
+
+    # The four stages.
+
+    def collect(self) -> None:
+        """One training episode into replay; the first ones from random actions."""
+        c, config = self.counters, self.config
+        random = c.episodes < config.seed_episodes
+        explore = exploration(config, c.env_steps, self.space.discrete)
+        episode, env_steps = self._episode(
+            self.train_env, "train", c.episodes, explore, random, c.env_steps
+        )
+        assert self.replay is not None
+        self.replay.append(episode)
+        agent_steps = len(episode.reward) - 1
+        self.counters = c._replace(
+            env_steps=c.env_steps + env_steps,
+            agent_steps=c.agent_steps + agent_steps,
+            episodes=c.episodes + 1,
+            seed_env_steps=c.seed_env_steps + (env_steps if random else 0),
+        )
+        self.episode_return = float(episode.reward.sum())
+        self._record(
+            "episode",
+            episode_return=self.episode_return,
+            episode_length_agent_steps=agent_steps,
+            random=random,
+        )
+
+    def update(self) -> None:
+        """One gradient update; every `log_every_updates` a record of their means."""
+        self._check_stop()
+        config, number = self.config, self.counters.updates
+        assert self.replay is not None
+        generator = numpy_generator(config.seed, "sample", number)
+        batch = self.replay.sample(generator, config.batch_size)
+        watched = self.agent.update(batch, number)
+        for name, value in watched.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.summed_updates += 1
+        self.counters = self.counters._replace(updates=number + 1)
+        if (number + 1) % config.log_every_updates == 0:
+            means = {k: v.item() / self.summed_updates for k, v in self.sums.items()}
+            self.sums, self.summed_updates = {}, 0
+            bad = [name for name, value in means.items() if not math.isfinite(value)]
+            if bad:
+                raise FloatingPointError(f"not finite after {number + 1} updates: {', '.join(bad)}")
+            self._record("update", **means)
+        self._show()
+
+    def evaluate(self) -> None:
+        """Episodes of the mode action without noise, in an environment of their own; and an
+        open-loop prediction of the first of them."""
+        c, config = self.counters, self.config
+        returns = []
+        for number in range(config.eval_episodes):
+            index = c.evaluations * config.eval_episodes + number
+            episode, _ = self._episode(self.evaluate_env, "evaluate", index, None, False, 0)
+            returns.append(float(episode.reward.sum()))
+            if number == 0:
+                self._save_prediction(episode)
+        self.counters = c._replace(
+            evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps
+        )
+        self.evaluate_return = float(np.mean(returns))
+        self._record(
+            "evaluate",
+            evaluate_return=self.evaluate_return,
+            evaluate_returns=returns,
+            evaluate_episodes=len(returns),
+        )
+        spent = {f"seconds_{stage}": seconds for stage, seconds in self.seconds.items()}
+        self._record("time", **spent, seconds_total=sum(self.seconds.values()))
+        self._show()
+
+    def save(self) -> None:
+        self.counters = self.counters._replace(saved_env_steps=self.counters.env_steps)
+        self.save_checkpoint()
+
+    # Parts of them.
+
+    def _episode(
+        self,
+        env: Environment,
+        purpose: str,
+        index: int,
+        explore: float | None,
+        random: bool,
+        env_steps_before: int,
+    ) -> tuple[Episode, int]:
+        """Episode number `index` of a purpose, and its env_steps. A function of the weights, the
+        seed and the index."""
+        config = self.config
+        generator = torch_generator(config.seed, purpose, index, self.device)
+        random_actions = numpy_generator(config.seed, purpose, index)
+        memory = self.agent.initial_memory(1)
+        step = env.reset(stream_seed(config.seed, purpose, index))
+        action = np.zeros(self.space.size, np.float32)
+        rows = [(step.image, action, step.reward, step.terminal)]
+        env_steps = 0
+        while not (step.terminal or step.truncated):
+            self._check_stop()
+            if random:
+                action = random_action(random_actions, self.space.size, self.space.discrete)
+            else:
+                actions, memory = self.agent.policy(step.image[None], memory, generator, explore)
+                action = actions[0]
+            step = env.step(action)
+            env_steps += step.env_steps
+            rows.append((step.image, action, step.reward, step.terminal))
+            if purpose == "train":
+                self._show(env_steps_before + env_steps)
+        image, taken, reward, terminal = zip(*rows, strict=True)
+        episode = Episode(
+            np.stack(image),
+            np.stack(taken).astype(np.float32),
+            np.array(reward, np.float32),
+            np.array(terminal, np.float32),
+        )
+        return episode, env_steps
+
+    def _save_prediction(self, episode: Episode) -> None:
+        truth, action = episode.image[:PREDICTION_STEPS], episode.action[:PREDICTION_STEPS]
+        generator = torch_generator(
+            self.config.seed, "predict", self.counters.evaluations, self.device
+        )
+        model = self.agent.predict(truth, action, PREDICTION_CONTEXT, generator)
+        if model is None:
+            return
+        partial = self.run_dir / "prediction.partial.npz"
+        np.savez_compressed(
+            partial,
+            truth=truth,
+            model=model,
+            context=PREDICTION_CONTEXT,
+            env_steps=self.counters.env_steps,
+        )
+        os.replace(partial, self.run_dir / "prediction.npz")
+
+    def _record(self, kind: str, **values: Any) -> None:
+        c = self.counters
+        counts = dict(env_steps=c.env_steps, agent_steps=c.agent_steps, updates=c.updates)
+        self.metrics.append({"kind": kind, **counts, **values})
+
+    def _show(self, env_steps: int | None = None) -> None:
+        c = self.counters
+        due = updates_due(self.config, c)
+        env_steps = c.env_steps if env_steps is None else env_steps
+        self.on_progress(
+            Progress(env_steps, c.updates, due, self.episode_return, self.evaluate_return)
+        )
+
+    def _check_stop(self) -> None:
+        if self.should_stop():
+            raise _StoppedError
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    # Checkpoints.
+
+    def save_checkpoint(self) -> None:
+        """Everything that `resume` needs; replay and metrics are on disk already, so only where
+        they stand is saved."""
+        assert self.replay is not None
+        self.replay.flush()
+        c = self.counters
+        content = {
+            "config": config_dict(self.config),
+            "counters": c._asdict(),
+            "replay": self.replay.cursor()._asdict(),
+            "metrics_bytes": self.metrics.flush(),
+            "sums": self.sums,
+            "summed_updates": self.summed_updates,
+            "seconds": self.seconds,
+            "returns": [self.episode_return, self.evaluate_return],
+            "agent": self.agent.state_dict(),
+        }
+        save_checkpoint(self.run_dir / "checkpoints", c.updates, c.env_steps, content)
+
+    def resume(self) -> None:
+        """Continues from the newest checkpoint that is whole, else from the beginning."""
+        for path in reversed(checkpoint_paths(self.run_dir / "checkpoints")):
+            try:
+                self._restore(load_checkpoint(path, self.device))
+                return
+            except ValueError as error:
+                warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
+        self.metrics.restore(0)
+        self.replay = self._open_replay(Cursor(0, 0))
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        self.replay = self._open_replay(Cursor(**content["replay"]))
+        self.metrics.restore(content["metrics_bytes"])
+        self.agent.load_state_dict(content["agent"])
+        self.counters = Counters(**content["counters"])
+        self.sums, self.summed_updates = content["sums"], content["summed_updates"]
+        self.seconds = content["seconds"]
+        self.episode_return, self.evaluate_return = content["returns"]
+
+    def _open_replay(self, cursor: Cursor) -> Replay:
+        replay = Replay(self.run_dir / "replay", self.space.size, self.config.length, cursor)
+        needed = forecast(self.config, self.space.size).disk_bytes
+        needed -= cursor.agent_steps * (replay.step_bytes)
+        free = shutil.disk_usage(self.run_dir).free
+        if free < needed:
+            raise UserError(
+                f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
+                f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
+            )
+        return replay
+
+    def close(self) -> None:
+        self.train_env.close()
+        self.evaluate_env.close()
+        self.metrics.close()
+        if self.replay is not None:
+            self.replay.close()
+
+
+class Metrics:
+    """`metrics.jsonl`: one JSON object a line, appended, the truth about a run.
+
+    Resuming cuts what came after the checkpoint, since it will be computed again, and keeps it in
+    `metrics.discarded.jsonl`: so no line stands twice, none is missing and none is lost.
+    """
+
+    def __init__(self, run_dir: Path, log: Callable[[Record], None]):
+        self._path, self._log = run_dir / "metrics.jsonl", log
+        self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
+
+    def append(self, record: Record) -> None:
+        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._file.flush()
+        self._log(record)
+
+    def flush(self) -> int:
+        """Returns the bytes so far when they are on the disk itself."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def restore(self, size_bytes: int) -> None:
+        """Goes back to the first `size_bytes`. Raises ValueError if there are fewer."""
+        data = self._path.read_bytes()
+        if len(data) < size_bytes:
+            raise ValueError(f"{self._path} is shorter than when the checkpoint was saved")
+        if len(data) > size_bytes:
+            discarded = self._path.with_name("metrics.discarded.jsonl")
+            with open(discarded, "ab") as file:
+                tail = data[size_bytes:]
+                file.write(tail if tail.endswith(b"\n") else tail + b"\n")
+            os.truncate(self._path, size_bytes)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def exploration(config: Config, env_steps: int, discrete: bool) -> float:
+    """Amount of exploration: a std for continuous actions; for discrete ones the probability of a
+    random action, falling linearly with env_steps."""
+    if not discrete:
+        return config.exploration_noise
+    done = min(1.0, env_steps / config.epsilon_env_steps)
+    return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
+
+
+def random_action(generator: np.random.Generator, size: int, discrete: bool) -> np.ndarray:
+    """A uniform action float32 [A] of the seed episodes."""
+    if discrete:
+        return np.eye(size, dtype=np.float32)[generator.integers(size)]
+    return generator.uniform(-1, 1, size).astype(np.float32)
+
+
+def _keep_config(config: Config, path: Path) -> None:
+    """Writes the run's configuration; refuses a folder that belongs to another one."""
+    if path.exists():
+        old = config_from_dict(json.loads(path.read_text()))
+        old_outcome, outcome = outcome_dict(old), outcome_dict(config)
+        differing = [key for key in outcome if outcome[key] != old_outcome[key]]
+        if differing:
+            raise UserError(
+                f"{path}: this folder's run has another {', '.join(differing)}; use another folder"
+            )
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(config_dict(config), indent=2) + "\n")
+    os.replace(partial, path)
