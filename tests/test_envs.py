@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dreamer.envs as envs
+from dreamer import envs
 from dreamer.config import IMAGE_SHAPE, ConfigError, UserError, make_config
 from dreamer.envs import (
     TASKS,
@@ -136,7 +136,8 @@ def test_a_new_instance_plays_the_same_episode(task: str, simulator: Simulator) 
 
 def test_a_new_process_plays_the_same_episode() -> None:
     code = (
-        "import hashlib, numpy; from dreamer.envs import *; from dreamer.config import make_config\n"
+        "import hashlib, numpy\n"
+        "from dreamer.envs import make_environment; from dreamer.config import make_config\n"
         "environment = make_environment(make_config('tiny', {'task': 'cheetah_run'}))\n"
         "environment.reset(2**62)\n"
         "steps = [environment.step(numpy.full(6, 0.1, numpy.float32)) for _ in range(5)]\n"
