@@ -15,8 +15,8 @@
       - {behaviour: planet, task: quadruped_*}
     include: [figure7.yaml]       other suites, as they are; runs that both name are one run
 
-The rest says how to run: `executor`, `profile`, `workers`, `runs_per_gpu`, `observers`; and what the
-figures show beside: `about`, `published`. A suite's own task sets go under `task_sets`.
+The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what the
+figures show beside (`about`, `published`). A suite's own task sets go under `task_sets`.
 
 A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
 the outcome, so that a run which several suites name is the same run everywhere.
@@ -298,8 +298,14 @@ def _add(runs: dict[str, Run], run: Run) -> None:
     runs[run.run_id] = known._replace(suites=suites)
 
 
-def _blame(root: Node, error: ConfigError, final: Mapping[str, Any], base: Mapping[str, Node],
-           task: tuple[Node, dict[str, Node]] | None, combination: Sequence[_Choice]) -> UserError:  # fmt: skip
+def _blame(
+    root: Node,
+    error: ConfigError,
+    final: Mapping[str, Any],
+    base: Mapping[str, Node],
+    task: tuple[Node, dict[str, Node]] | None,
+    combination: Sequence[_Choice],
+) -> UserError:
     """The error at the place where its setting was given, else at the file."""
     if error.key in final:
         return UserError(one_line(f"--set {error.key}: {error.message}"))
@@ -484,7 +490,8 @@ def _rule(node: Node, sets: Mapping[str, Sequence[str]]) -> _Rule:
             i.value for i in items if is_text and isinstance(i.value, str) and is_glob(i.value)
         ]
         plain = [item for item in items if item.value not in globs[key]]
-        values[key] = {item.value for item in _axis_values(given._replace(value=plain), key, sets)} if plain else set()  # fmt: skip
+        checked = _axis_values(given._replace(value=plain), key, sets) if plain else []
+        values[key] = {item.value for item in checked}
     return _Rule(node, values, globs)
 
 

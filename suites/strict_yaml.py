@@ -96,7 +96,8 @@ def read(path: Path) -> str:
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         names = [str(folder / name) for name in sorted(f.name for f in folder.glob("*.yaml"))]
-        raise UserError(f"{path}: no such file" + (f"; {nearest(path, names)}" if names else ""))
+        hint = f"; {nearest(path, names)}" if names else ""
+        raise UserError(f"{path}: no such file{hint}") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not a suite file") from None
     except UnicodeDecodeError as error:

@@ -1,0 +1,107 @@
+"""Where a run's numbers come from: code, packages, machine, command."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_DIFF_BYTES = 1_000_000
+
+
+class Code(NamedTuple):
+    """The version of the code that runs."""
+
+    commit: str | None  # None outside a git repository
+    diff: str  # of tracked files against the commit, cut at MAX_DIFF_BYTES
+    untracked: list[str]  # Python and YAML files that git does not know
+
+    @property
+    def dirty(self) -> bool:
+        return bool(self.diff or self.untracked)
+
+    @property
+    def version(self) -> str:
+        """Commit, and a hash of what differs from it: `1a2b3c4d5e6f+0f1e2d3c`."""
+        commit = self.commit[:12] if self.commit else "unknown"
+        if not self.dirty:
+            return commit
+        changes = hashlib.sha256((self.diff + repr(self.untracked)).encode()).hexdigest()
+        return f"{commit}+{changes[:8]}"
+
+
+def code(root: Path = ROOT) -> Code:
+    """The code in `root`, now."""
+    commit = _git(root, "rev-parse", "HEAD").strip() or None
+    if commit is None:
+        return Code(None, "", [])
+    diff = _git(root, "diff", "HEAD", "--", "*.py", "*.yaml", "*.toml", "*.txt")
+    listed = _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
+    return Code(commit, diff[:MAX_DIFF_BYTES], sorted(listed.splitlines()))
+
+
+def _git(root: Path, *arguments: str) -> str:
+    """What git prints, "" where it fails or is not installed."""
+    try:
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Every installed distribution and its version."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"]
+        if name:
+            found.setdefault(name, distribution.version)
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def machine() -> dict[str, Any]:
+    """Host, processor, memory, GPUs as PyTorch sees them (only if it is already imported)."""
+    torch = sys.modules.get("torch")
+    gpus = []
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "cores": cores(),
+        "threads": torch.get_num_threads() if torch is not None else None,
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpus": gpus,
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    names = re.findall(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return names[0] if names else platform.processor()
+
+
+def without_credentials(text: str) -> str:
+    """The text with `user:password@` cut out of every URL."""
+    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)

@@ -1,0 +1,142 @@
+"""Run folders: where things are, who may write, and what state a run is in.
+
+Reads and writes small files only; imports nothing heavy, so that a status is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamer.config import UserError
+
+DEAD_AFTER_S = 120.0  # a heartbeat comes every few seconds; older means that nobody is there
+
+# The states that a run can be in, in the order in which they are shown.
+DONE, RUNNING, QUEUED, STOPPED, FAILED, DEAD, MISSING, UNKNOWN = STATES = (
+    "done",
+    "running",
+    "queued",
+    "stopped",  # in order, by a signal or Ctrl-C; the next run continues it
+    "failed",
+    "dead",  # it was running, and its heartbeat has stopped; the next run continues it
+    "missing",
+    "unknown",  # its status cannot be read
+)
+
+Status = dict[str, Any]
+
+
+class BusyError(UserError):
+    """Another process is executing this run."""
+
+
+def run_folder(results: Path, run_id: str) -> Path:
+    return results / "runs" / run_id
+
+
+def now() -> str:
+    """UTC, ISO 8601, seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def age_s(time: Any) -> float:
+    """Seconds since a time as `now` writes it; infinite for anything else."""
+    try:
+        then = datetime.datetime.fromisoformat(time)
+        return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """All or nothing: readers see the old file or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    try:
+        partial.write_text(json.dumps(value, indent=indent, default=str) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: cannot be written: permission denied")
+
+
+def read_status(folder: Path) -> Status | None:
+    """The run's status.json; None if there is none, {} if it cannot be read."""
+    try:
+        with open(folder / "status.json", "rb") as file:
+            status = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def state_of(folder: Path, status: Status | None) -> str:
+    """The state that a status means now. Never `failed` unless the record says so."""
+    if status is None:
+        return MISSING
+    recorded = status.get("status")
+    if recorded == "RUNNING":
+        here = status.get("host") == socket.gethostname()
+        if here and not is_locked(folder):
+            return DEAD  # the lock goes with its process, at once
+        return DEAD if age_s(status.get("heartbeat")) > DEAD_AFTER_S else RUNNING
+    known = {"COMPLETED": DONE, "FAILED": FAILED, "INTERRUPTED": STOPPED, "QUEUED": QUEUED}
+    return known.get(recorded, UNKNOWN) if isinstance(recorded, str) else UNKNOWN
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the run's lock."""
+    try:
+        with open(folder / "lock", "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run's lock; raises BusyError if someone else does. It ends with the process."""
+    with open(folder / "lock", "ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"{folder.name}: another process is executing this run") from None
+        yield
+
+
+def attempts(folder: Path) -> list[int]:
+    """The numbers of a run's attempts, ascending."""
+    names = [p.name for p in (folder / "attempts").glob("*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def new_attempt(results: Path, run_id: str) -> int:
+    """The next attempt's number, its folder made. No number is used twice, even for a run that was
+    started afresh: Sacred's records, under `<run_id>-<attempt>`, outlive it."""
+    folder = run_folder(results, run_id)
+    number = max(attempts(folder), default=0) + 1
+    while (results / "sacred" / f"{run_id}-{number}").exists():
+        number += 1
+    make_folder(folder / "attempts" / str(number))
+    return number
