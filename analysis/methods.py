@@ -1,0 +1,144 @@
+"""What makes runs the same method, and how a method looks and is called in every figure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+
+class Style(NamedTuple):
+    label: str
+    colour: str
+    marker: str
+    line: Any = "-"
+
+
+# Colours of Okabe and Ito (2008), told apart by colour-blind readers; markers differ as well.
+STYLES: dict[str, Style] = {
+    "dreamer/reconstruction": Style("Dreamer", "#0072B2", "o"),
+    "no_value/reconstruction": Style("No value", "#E69F00", "s"),
+    "planet/reconstruction": Style("PlaNet", "#009E73", "^"),
+    "dreamer/contrastive": Style("Contrastive", "#CC79A7", "D"),
+    "dreamer/reward": Style("Reward only", "#D55E00", "v"),
+    "no_value/contrastive": Style("No value, contrastive", "#882255", "P"),
+    "no_value/reward": Style("No value, reward only", "#999933", "X"),
+    "planet/contrastive": Style("PlaNet, contrastive", "#44AA99", "<"),
+    "planet/reward": Style("PlaNet, reward only", "#56B4E9", ">"),
+}
+REPRESENTATION_LABELS = {
+    "reconstruction": "Reconstruction", "contrastive": "Contrastive", "reward": "Reward only",
+}  # fmt: skip
+# Published methods are horizontals: no marker, black and greys, told apart by their dashes.
+PUBLISHED_STYLES: dict[str, Style] = {
+    "d4pg": Style("D4PG", "#000000", "", (0, (5, 2))),
+    "a3c": Style("A3C", "#8C8C8C", "", (0, (1, 1.2))),
+    "slac": Style("SLAC", "#5D3A9B", "", (0, (5, 1.5, 1, 1.5))),
+    "planet": Style("PlaNet (published)", "#009E73", "", (0, (3, 1.5))),
+    "dreamer": Style("Dreamer (released)", "#4B4B4B", "", (0, (4, 1.2))),
+}
+ACTION_REPEAT_STYLES = {
+    "action_repeat=1": Style("R = 1", "#56B4E9", "<"),
+    "action_repeat=2": Style("R = 2", "#0072B2", "o"),
+    "action_repeat=4": Style("R = 4", "#882255", "P"),
+}
+SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")
+SPARE_MARKERS = ("h", "*", "d", "p", "8", "X")
+
+# Settings that never make another method: the axes of a grid, and what only names or bounds runs.
+NO_METHOD = frozenset(
+    {"task", "seed", "behaviour", "representation", "preset", "env_steps", "device",
+     "checkpoint_every_env_steps", "eval_every_env_steps", "log_every_updates"}
+)  # fmt: skip
+
+
+def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """`runs` with a column `method`, and notes on what had to be kept apart.
+
+    A method is a pair of behaviour and representation. Runs of one task and pair that differ in
+    another setting than those of `axis` (what a figure has on its x-axis) are other methods, and
+    so are runs of another preset: they are never averaged together.
+    """
+    runs = runs.copy()
+    pairs = runs["behaviour"] + "/" + runs["representation"]
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    presets: dict[tuple, set[str]] = defaultdict(set)
+    for place, (task, pair, preset) in enumerate(
+        zip(runs["task"], pairs, runs["preset"], strict=True)
+    ):
+        groups[task, pair, preset].append(place)
+        presets[task, pair].add(preset)
+    configs = list(runs["config"])
+    varying: set[str] = set()
+    for places in groups.values():
+        varying |= _differing([configs[place] for place in places])
+    varying -= NO_METHOD | set(axis)
+    mixed = {key for key, found in presets.items() if len(found) > 1}
+    names, notes = [], []
+    for pair, config, task, preset in zip(
+        pairs, configs, runs["task"], runs["preset"], strict=True
+    ):
+        extra = [f"preset={preset}"] if (task, pair) in mixed else []
+        extra += [f"{key}={config.get(key)}" for key in sorted(varying)]
+        names.append(" ".join([pair, *extra]))
+    runs["method"] = names
+    if mixed:
+        found = sorted({preset for key in mixed for preset in presets[key]})
+        notes.append(f"presets {', '.join(found)} are mixed: drawn apart, not averaged")
+    return runs, notes
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys whose values are not the same in all configs."""
+    first = configs[0]
+    return {
+        key
+        for config in configs[1:]
+        for key in set(first) | set(config)
+        if first.get(key) != config.get(key)
+    }
+
+
+def styles(methods: Sequence[str]) -> dict[str, Style]:
+    """A style for each method; the same method looks the same in every figure.
+
+    Methods that carry further settings (`dreamer/reconstruction horizon=10`) keep the pair's name
+    in their label; the first keeps the pair's colour, further ones get spare colours.
+    """
+    pairs = [method.split(" ")[0] for method in methods]
+    only_representation = len(set(pairs)) > 1 and {p.split("/")[0] for p in pairs} == {"dreamer"}
+    spare = cycle(zip(SPARE, SPARE_MARKERS, strict=True))
+    taken: set[str] = set()
+    found: dict[str, Style] = {}
+    for method in sorted(methods, key=method_order):
+        pair, _, extra = method.partition(" ")
+        if pair == "dreamer/reconstruction" and extra in ACTION_REPEAT_STYLES:
+            found[method] = ACTION_REPEAT_STYLES[extra]
+            continue
+        base = STYLES.get(pair, Style(pair, "#4B4B4B", "."))
+        label = base.label
+        if only_representation:
+            label = REPRESENTATION_LABELS.get(pair.split("/")[1], label)
+        colour, marker = base.colour, base.marker
+        if pair in taken:
+            colour, marker = next(spare)
+        taken.add(pair)
+        words = f"{label} ({extra.replace(' ', ', ').replace('_', ' ')})" if extra else label
+        found[method] = Style(words, colour, marker)
+    return found
+
+
+def method_order(method: str) -> tuple[int, list]:
+    """Sorts methods as the paper lists them, numbers in their settings by value."""
+    pair, _, extra = method.partition(" ")
+    known = list(STYLES)
+    rank = known.index(pair) if pair in known else len(known)
+    words = []
+    for item in extra.split(" "):
+        key, _, value = item.partition("=")
+        number = float(value) if value.replace(".", "", 1).isdigit() else float("inf")
+        words.append((key, number, value))
+    return rank, words
