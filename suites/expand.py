@@ -15,8 +15,8 @@
       - {behaviour: planet, task: quadruped_*}
     include: [figure7.yaml]       other suites, as they are; runs that both name are one run
 
-The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what the
-figures show beside (`about`, `published`). A suite's own task sets go under `task_sets`.
+The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what
+the figures show beside (`about`, `published`). A suite's own task sets go under `task_sets`.
 
 A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
 the outcome, so that a run which several suites name is the same run everywhere.
@@ -131,17 +131,16 @@ def preset_settings(preset: str) -> Mapping[str, Any]:
     return {name: values[name] for name in SETTINGS}
 
 
-def check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with their types right; raises UserError naming `--set`."""
+def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict[str, Any]:
+    """Overrides with their types right; raises UserError naming the option that gave them."""
     checked: dict[str, Any] = {}
+    names = (*SETTINGS, "seeds")
     for key, value in overrides.items():
-        if key != "seeds" and key not in SETTINGS:
-            raise UserError(
-                f"--set {show(key)}: no such setting; {nearest(key, (*SETTINGS, 'seeds'))}"
-            )
+        if key not in names:
+            raise UserError(f"{option} {show(key)}: no such setting; {nearest(key, names)}")
         if key == "seed" and "seeds" in overrides:
-            raise UserError("--set: seed and seeds are given; one is enough")
-        node = Node(value, "--set", str(key))
+            raise UserError(f"{option}: seed and seeds are given; one is enough")
+        node = Node(value, option, str(key))
         checked[key] = _seeds(node) if key == "seeds" else _value(node, str(key))
     return checked
 

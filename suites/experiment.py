@@ -121,11 +121,12 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
            should_stop: Callable[[], bool]) -> Any:  # fmt: skip
     """Trains inside a Sacred run; returns train's summary, raises what it raises."""
     import sacred
+    import torch
     from sacred.utils import SacredInterrupt
 
     from dreamer.envs import renderer_name
     from dreamer.train import train
-    from suites import observers
+    from suites import mongo_urls, observers
 
     class Stopped(SacredInterrupt):
         STATUS = "INTERRUPTED"
@@ -149,13 +150,16 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
     )
     experiment.logger = _quiet_logger()
     experiment.observers = [observers.file_sink(Path(spec.results))]
-    for url in observers.mongo_urls(spec.observers):
+    for url in mongo_urls.all_urls(spec.observers):
         failures = spec.folder / "attempts" / str(attempt)
         experiment.observers.append(observers.mongo_sink(url, failures))
     experiment.add_config(dict(spec.config))
     story = _story(spec, attempt, code)
     path = spec.folder / "attempts" / str(attempt) / "provenance.json"
     records.write_json(path, story)
+    board.status["device"] = (
+        "gpu" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
+    )
     summaries = []
 
     @experiment.main
@@ -277,6 +281,7 @@ class _Board:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "executor": spec.executor,
+            "device": None,
             "suites": spec.suites,
             "code": code,
             "error": None,

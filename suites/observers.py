@@ -6,7 +6,6 @@ The truth is the run folder's `metrics.jsonl`; whatever a sink missed can be fil
 from __future__ import annotations
 
 import copy
-import os
 import threading
 import time
 import urllib.parse
@@ -19,6 +18,7 @@ from sacred.observers import FileStorageObserver, RunObserver
 from sacred.serializer import flatten
 
 from dreamer.config import UserError
+from suites import mongo_urls
 from suites.provenance import without_credentials
 from suites.records import write_json
 
@@ -164,7 +164,7 @@ def mongo_sink(url: str, failures: Path) -> Sink:
     from pymongo.errors import PyMongoError
     from sacred.observers import MongoObserver
 
-    name = mongo_name(url)
+    name = mongo_urls.name(url)
     timeout_ms = int(MONGO_TIMEOUT_S * 1000)
     try:
         client: Any = MongoClient(
@@ -179,19 +179,3 @@ def mongo_sink(url: str, failures: Path) -> Sink:
     except (PyMongoError, ValueError, KeyError) as error:
         raise UserError(f"{name}: {without_credentials(str(error))}") from None
     return LaterSink(inner, name)
-
-
-def mongo_name(url: str) -> str:
-    """How messages and records name a server: without credentials or options."""
-    return without_credentials(url).split("?")[0]
-
-
-def mongo_urls(named: tuple[str, ...] | list[str], environment: Any = os.environ) -> list[str]:
-    """The servers to tell: the suite's, and that of DREAMER_MONGO_URL (which may carry credentials
-    for one that the suite names)."""
-    extra = environment.get("DREAMER_MONGO_URL", "").strip()
-    if not extra:
-        return list(named)
-    if not extra.startswith(("mongodb://", "mongodb+srv://")):
-        raise UserError("DREAMER_MONGO_URL: a URL that starts with mongodb:// is expected")
-    return [url for url in named if mongo_name(url) != mongo_name(extra)] + [extra]

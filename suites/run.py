@@ -1,0 +1,397 @@
+"""Run suites: whatever is not done yet is done, whatever is done stays.
+
+    python -m suites.run suites/quickstart.yaml
+    python -m suites.run suites/figure6.yaml --plan
+    python -m suites.run suites/figure6.yaml --only 'task=walker_*' --set env_steps=1e5
+
+Exit code 0: all runs are done; 1: some are not; 2: bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreamer.config import UserError, nearest
+from suites import expand, mongo_urls, plan, provenance, records
+from suites.expand import Run, Suite
+from suites.strict_yaml import scalar, show
+
+ASK_ABOVE_HOURS = 24.0
+SELECTABLE = ("run_id", "suites", *expand.SETTINGS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        return run(parse(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes are UserErrors of one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser("python -m suites.run", description=__doc__.splitlines()[0], allow_abbrev=False)  # type: ignore[union-attr]
+    add = parser.add_argument
+    add("suites", nargs="+", metavar="SUITE", help="a YAML file; runs that several name run once")
+    add("--dry-run", action="store_true", help="show the runs and stop")
+    add("--plan", action="store_true", help="show what is left and what it takes, and stop")
+    add("--format", choices=("text", "json"), default="text", help="of --dry-run and --plan")
+    add("--only", action="append", default=[], metavar="KEY=GLOB", help="keep only these runs")
+    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
+        help="leave these runs out")  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="a setting of every run, or seeds")  # fmt: skip
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--executor", choices=("auto", *expand.EXECUTORS), default="auto",
+        help="auto: what the suite names")  # fmt: skip
+    add("--workers", type=int, metavar="N", help="runs at a time on this machine")
+    add("--profile", metavar="NAME", help="of slurm/profiles.yaml; default: what the suite names")
+    add("--mongo", metavar="URL", help="a MongoDB to tell as well; also DREAMER_MONGO_URL")
+    add("--retry-failed", action="store_true", help="failed runs get another attempt")
+    add(
+        "--fresh",
+        action="store_true",
+        help="set earlier results of these runs aside and begin anew",
+    )
+    add("--yes", action="store_true", help="do not ask before days of work")
+    options = parser.parse_args(arguments)
+    if options.workers is not None and options.workers < 1:
+        raise UserError("--workers: at least 1")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    overrides = dict(_pair("--set", text) for text in options.settings)
+    settings = {key: _value(key, text) for key, text in overrides.items()}
+    suites = [expand.expand(path, settings) for path in options.suites]
+    runs = select(expand.merge(suites), options.only, options.leave_out)
+    as_json = options.format == "json"
+    if options.dry_run or (as_json and not options.plan):
+        print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
+        return 0
+    executor = choose_executor(options.executor, suites)
+    statuses = look(options.results, runs)
+    workers, gpu_names = _workers(options.workers, suites, runs)
+    device = "gpu" if executor == "slurm" or gpu_names else "cpu"
+    the_plan = plan.make_plan(runs, statuses, device, workers)
+    if options.plan:
+        print(json.dumps(the_plan._asdict(), indent=2) if as_json else plan.text(the_plan))
+        return 0
+    if executor != "slurm" and not options.yes:
+        confirm(the_plan)
+    mongo = _mongo(options.mongo, suites)
+    prepare(options.results, suites, runs)
+    todo = choose(options, runs, statuses)
+    specs = [_spec(r, options.results, executor, mongo) for r in todo]
+    if specs and executor == "slurm":
+        return _submit(specs, suites, options)
+    if specs:
+        _warn_of_other_code(todo, statuses)
+        _execute(specs, executor, workers, gpu_names)
+    return report(options.results, runs)
+
+
+# --- Which runs -----------------------------------------------------------------------------------
+
+
+def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:
+    """Runs that match `only` (each key by any of its globs) and nothing of `leave_out`."""
+    wanted: dict[str, list[str]] = {}
+    for text in only:
+        key, glob = _condition("--only", text)
+        wanted.setdefault(key, []).append(glob)
+    unwanted = [_condition("--except", text) for text in leave_out]
+    chosen = [
+        r
+        for r in runs
+        if all(any(_matches(r, key, g) for g in globs) for key, globs in wanted.items())
+        and not any(_matches(r, key, g) for key, g in unwanted)
+    ]
+    if not chosen:
+        raise UserError("--only and --except leave no run")
+    return chosen
+
+
+def _condition(option: str, text: str) -> tuple[str, str]:
+    key, glob = _pair(option, text)
+    if key not in SELECTABLE:
+        raise UserError(f"{option} {text}: no {key!r}; {nearest(key, SELECTABLE)}")
+    if key in expand.SETTINGS and not expand.is_glob(glob):
+        glob = as_text(_value(key, glob, option))  # 2e6 matches 2000000
+    return key, glob
+
+
+def _matches(run: Run, key: str, glob: str) -> bool:
+    if key == "run_id":
+        return fnmatch.fnmatchcase(run.run_id, glob)
+    if key == "suites":
+        return any(fnmatch.fnmatchcase(suite, glob) for suite in run.suites)
+    return fnmatch.fnmatchcase(as_text(run.config[key]), glob)
+
+
+def as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{option} {show(text)}: KEY=VALUE is expected")
+    return key.strip(), value.strip()
+
+
+def _value(key: str, text: str, option: str = "--set") -> Any:
+    """The value as YAML would read it, checked."""
+    try:
+        return expand.check_overrides({key: scalar(text)}, option)[key]
+    except ValueError as error:
+        raise UserError(f"{option} {key}: {error}") from None
+
+
+def look(results: Path, runs: Iterable[Run]) -> dict[str, tuple[str, records.Status | None]]:
+    """{run_id: (state, status.json)}"""
+    found = {}
+    for r in runs:
+        folder = records.run_folder(results, r.run_id)
+        status = records.read_status(folder)
+        found[r.run_id] = (records.state_of(folder, status), status)
+    return found
+
+
+def choose(options: argparse.Namespace, runs: Sequence[Run], statuses: Any) -> list[Run]:
+    """The runs to execute now; --fresh sets earlier results aside first."""
+    busy = [r.run_id for r in runs if statuses[r.run_id][0] == records.RUNNING]
+    if options.fresh:
+        if busy:
+            raise UserError(f"--fresh: {busy[0]} is running; stop it first")
+        for r in runs:
+            set_aside(options.results, r.run_id)
+        return list(runs)
+    skipped = {records.DONE, records.RUNNING}
+    if not options.retry_failed:
+        skipped.add(records.FAILED)
+    for run_id in busy:
+        print(f"skip  {run_id}: running elsewhere", file=sys.stderr)
+    return [r for r in runs if statuses[r.run_id][0] not in skipped]
+
+
+def set_aside(results: Path, run_id: str) -> None:
+    """Moves a run's folder to `results/discarded`; nothing is deleted."""
+    folder = records.run_folder(results, run_id)
+    if not folder.exists():
+        return
+    number = max(records.attempts(folder), default=0)
+    aside = results / "discarded" / f"{run_id}-{number}"
+    while aside.exists():
+        number += 1
+        aside = aside.with_name(f"{run_id}-{number}")
+    try:
+        records.make_folder(aside.parent)
+        folder.rename(aside)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be set aside: {error.strerror}") from None
+
+
+# --- What is shown --------------------------------------------------------------------------------
+
+
+def as_row(r: Run) -> dict[str, Any]:
+    keys = ("task", "behaviour", "representation", "seed", "preset", "env_steps")
+    settings = {key: r.config[key] for key in keys}
+    return {"run_id": r.run_id, "suites": list(r.suites), **settings, "config": r.config}
+
+
+def table(runs: Sequence[Run]) -> str:
+    """A line for each group of runs that differ only in their seed."""
+    from suites.progress import group_by_seed
+
+    heading = ("task", "behaviour", "representation", "preset", "env_steps", "seeds", "settings")
+    rows = [heading]
+    shown = {"task", "behaviour", "representation", "preset", "env_steps"}
+    for r, seeds in group_by_seed(list(runs)):
+        c = r.config
+        rest = {k: v for k, v in expand.overrides_of(c).items() if k not in shown}
+        rows.append((
+            c["task"], c["behaviour"], c["representation"], c["preset"], f"{c['env_steps']:,}",
+            ",".join(map(str, seeds)), " ".join(f"{k}={as_text(v)}" for k, v in rest.items()),
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
+    lines = [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    total = sum(r.config["env_steps"] for r in runs)
+    return "\n".join([*lines, f"{len(runs)} runs, {total:,} env_steps"])
+
+
+def confirm(the_plan: plan.Plan) -> None:
+    """A plan of more than a day on this machine is shown and asks first."""
+    hours = the_plan.elapsed_hours
+    if hours is None or hours <= ASK_ABOVE_HOURS:
+        return
+    print(plan.text(the_plan), file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise UserError(f"{plan.duration(hours)} on this machine; --yes if that is meant")
+    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("not started")
+
+
+def note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr)
+
+
+def report(results: Path, runs: Sequence[Run]) -> int:
+    """The last word: how many runs are in which state; 0 if all are done."""
+    statuses = look(results, runs)
+    counts = dict.fromkeys(records.STATES, 0)
+    for state, _ in statuses.values():
+        counts[state] += 1
+    for run_id, (state, status) in statuses.items():
+        if state == records.FAILED:
+            attempt = (
+                records.run_folder(results, run_id)
+                / "attempts"
+                / str((status or {}).get("attempt"))
+            )
+            print(f"FAILED {run_id}: {(status or {}).get('error')}; see {attempt}", file=sys.stderr)
+    print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    if counts[records.FAILED]:
+        print("failed runs get another attempt with --retry-failed", file=sys.stderr)
+    return 0 if counts[records.DONE] == len(runs) else 1
+
+
+# --- Doing it -------------------------------------------------------------------------------------
+
+
+def choose_executor(asked: str, suites: Sequence[Suite]) -> str:
+    """`auto` is what the suites name; SLURM falls back to this machine where there is no sbatch."""
+    if asked != "auto":
+        return asked
+    named = {suite.executor for suite in suites}
+    if len(named) > 1:
+        names = " and ".join(sorted(named))
+        raise UserError(f"the suites name {names} as executor; choose one with --executor")
+    executor = named.pop()
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        note("the suite is meant for SLURM, but there is no sbatch here: running locally")
+        return "local"
+    return executor
+
+
+def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None:
+    """The results folder, and what was expanded from which suite."""
+    records.make_folder(results / "runs")
+    records.make_folder(results / "sacred")
+    for suite in suites:
+        folder = results / "suites" / suite.name
+        records.make_folder(folder)
+        records.write_json(folder / "runs.json", [as_row(r) for r in suite.runs], indent=None)
+
+
+def _workers(
+    asked: int | None, suites: Sequence[Suite], runs: Sequence[Run]
+) -> tuple[int, list[str]]:
+    from suites.local import default_workers, gpus
+
+    names = [] if all(r.config["device"] == "cpu" for r in runs) else gpus()
+    per_gpu = max(suite.runs_per_gpu for suite in suites)
+    given = [suite.workers for suite in suites if suite.workers]
+    return asked or max(given, default=default_workers(len(names), per_gpu)), names
+
+
+def _mongo(asked: str | None, suites: Sequence[Suite]) -> list[str]:
+    """The servers that the suites name; credentials travel in the environment only."""
+    named = tuple(dict.fromkeys(url for suite in suites for url in suite.observers))
+    if asked:
+        mongo_urls.give(asked)
+    mongo_urls.all_urls(named)  # complains now about what is malformed
+    return list(named)
+
+
+def _spec(r: Run, results: Path, executor: str, mongo: list[str]) -> Any:
+    from suites.experiment import Spec
+
+    command = ["python", "-m", "suites.run", *map(provenance.without_credentials, sys.argv[1:])]
+    return Spec(
+        r.run_id, r.config, list(r.suites), str(results.resolve()), executor, mongo, command
+    )
+
+
+def _warn_of_other_code(runs: Iterable[Run], statuses: Any) -> None:
+    """Runs that were begun with other code are named, not mixed silently."""
+    version = provenance.code().version
+    older: dict[str, int] = {}
+    for r in runs:
+        begun = (statuses[r.run_id][1] or {}).get("code")
+        if begun and begun != version:
+            older[begun] = older.get(begun, 0) + 1
+    for begun, count in older.items():
+        print(
+            f"note: {count} runs begun with code {begun} continue with {version}", file=sys.stderr
+        )
+
+
+def _execute(specs: list[Any], executor: str, workers: int, gpu_names: list[str]) -> None:
+    from suites.progress import make_display
+
+    display = make_display(len(specs))
+    try:
+        if executor == "debug":
+            _execute_here(specs, display)
+        else:
+            from suites.local import run_local
+
+            run_local(specs, workers, gpu_names, display)
+    finally:
+        display.close()
+
+
+def _execute_here(specs: list[Any], display: Any) -> None:
+    """In this process, one after another: for a debugger. An interrupted run ends the row."""
+    from suites.experiment import execute
+
+    for spec in specs:
+        display.started(spec)
+        try:
+            status = execute(spec, on_status=lambda status: display.running(spec, status))  # noqa: B023
+        except records.BusyError as error:
+            display.ended(spec, {}, str(error))
+            continue
+        display.ended(spec, status, "")
+        if status["status"] == "INTERRUPTED":
+            return
+
+
+def _submit(specs: list[Any], suites: Sequence[Suite], options: argparse.Namespace) -> int:
+    """Hands the runs to SLURM and returns; `suites.status` tells how they fare."""
+    try:
+        from slurm.executor import submit  # type: ignore[import-not-found]
+    except ImportError:
+        raise UserError("executor slurm is not there yet; use --executor local") from None
+    from suites.experiment import execute
+
+    profile = options.profile or next((s.profile for s in suites if s.profile), None)
+    folder = options.results / "suites" / suites[0].name / "slurm"
+    runs_per_gpu = max(suite.runs_per_gpu for suite in suites)
+    return submit(execute, specs, folder=folder, profile=profile, runs_per_gpu=runs_per_gpu)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
