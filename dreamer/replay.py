@@ -163,9 +163,10 @@ class Replay:
 
 
 def forecast(config: Config, action_size: int) -> Forecast:
-    """Disk and memory that a run's replay needs at its full budget."""
-    episodes = -(-config.env_steps // config.time_limit_env_steps) + config.seed_episodes
-    steps = -(-config.env_steps // config.action_repeat) + episodes
+    """Disk and memory that a run's replay needs at its full budget, if its episodes are full."""
+    limit = config.time_limit_env_steps
+    episodes = max(config.seed_episodes, -(-config.env_steps // limit))
+    steps = episodes * (-(-limit // config.action_repeat) + 1)
     batch = config.batch_size * config.length * IMAGE_BYTES
     table = steps * 4 * (action_size + 2)
     return Forecast(steps * IMAGE_BYTES + table, table + 2 * batch)
