@@ -78,8 +78,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    overrides = dict(_pair("--set", text) for text in options.settings)
-    settings = {key: _value(key, text) for key, text in overrides.items()}
+    settings = parse_settings(options.settings)
     suites = [expand.expand(path, settings) for path in options.suites]
     runs = select(expand.merge(suites), options.only, options.leave_out)
     as_json = options.format == "json"
@@ -148,6 +147,11 @@ def _matches(run: Run, key: str, glob: str) -> bool:
 
 def as_text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE`, each given once or more: the last counts."""
+    return {key: _value(key, value) for key, value in (_pair("--set", text) for text in texts)}
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

@@ -1,0 +1,189 @@
+"""How a suite's runs fare: what is done, running, failed, dead or missing.
+
+    python -m suites.status suites/quickstart.yaml [--watch] [--format json]
+
+Reads each run's status.json, nothing else; so it works from any machine that sees the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamer.config import UserError
+from suites import expand, records
+from suites.expand import Run
+from suites.run import Parser, as_text, look, parse_settings, select
+
+WATCH_EVERY_S = 5.0
+MAX_PROBLEMS = 20  # shown; the JSON has all
+
+MARKS = {
+    records.DONE: "done",
+    records.RUNNING: "running",
+    records.QUEUED: "queued",
+    records.STOPPED: "stopped",
+    records.FAILED: "FAILED",
+    records.DEAD: "DEAD",
+    records.MISSING: "missing",
+    records.UNKNOWN: "unknown",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 if all runs are done, 1 if not, 2 for bad input."""
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        return watch(options) if options.watch else show(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "python -m suites.status", description="How a suite's runs fare.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("suites", nargs="+", metavar="SUITE", help="a YAML file")
+    add("--watch", action="store_true", help="again and again, until all is done")
+    add("--format", choices=("text", "json"), default="text")
+    add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
+    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
+        help="not these runs")  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="as it was given to suites.run")  # fmt: skip
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return parser.parse_args(arguments)
+
+
+def show(options: argparse.Namespace) -> int:
+    suites = [expand.expand(path, parse_settings(options.settings)) for path in options.suites]
+    runs = select(expand.merge(suites), options.only, options.leave_out)
+    rows = collect(options.results, runs)
+    print(json.dumps(rows, indent=2) if options.format == "json" else text(rows, options.results))
+    return 0 if all(row["state"] == records.DONE for row in rows) else 1
+
+
+def watch(options: argparse.Namespace) -> int:
+    while True:
+        if sys.stdout.isatty():
+            print("\x1b[H\x1b[J", end="")
+        if show(options) == 0:
+            return 0
+        sys.stdout.flush()
+        time.sleep(WATCH_EVERY_S)
+
+
+def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A row for each run: its settings in short, its state, and what its status.json says."""
+    rows = []
+    statuses = look(results, runs)
+    keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
+            "env_steps_per_second", "seconds_left", "started", "heartbeat", "host", "executor",
+            "code", "error")  # fmt: skip
+    for run in runs:
+        state, status = statuses[run.run_id]
+        c = run.config
+        rows.append({
+            "run_id": run.run_id,
+            "task": c["task"],
+            "method": method(c),
+            "seed": c["seed"],
+            "budget_env_steps": c["env_steps"],
+            "state": state,
+            **{key: (status or {}).get(key) for key in keys},
+        })  # fmt: skip
+    return rows
+
+
+def method(config: dict[str, Any]) -> str:
+    """What distinguishes runs of one task: behaviour, representation, and what differs from the
+    preset."""
+    words = [config["behaviour"]]
+    if config["representation"] != "reconstruction":
+        words.append(config["representation"])
+    words.append(config["preset"])
+    shown = {"behaviour", "representation", "env_steps"}
+    rest = {k: v for k, v in expand.overrides_of(config).items() if k not in shown}
+    return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in rest.items())])
+
+
+def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
+    """Tasks against methods, each cell its runs by state; then what runs, and what went wrong."""
+    lines = _matrix(rows)
+    running = [row for row in rows if row["state"] == records.RUNNING]
+    if running:
+        lines += ["", "running"]
+        lines += [f"  {row['run_id']}  {_progress(row)}" for row in running]
+    wrong = [r for r in rows if r["state"] in (records.FAILED, records.DEAD, records.UNKNOWN)]
+    if wrong:
+        lines += ["", "needs a look"]
+        lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
+        if len(wrong) > MAX_PROBLEMS:
+            lines.append(f"  ... and {len(wrong) - MAX_PROBLEMS} more; --format json has all")
+    codes = sorted({row["code"] for row in rows if row["code"]})
+    if len(codes) > 1:
+        lines += ["", f"computed with {len(codes)} versions of the code: {', '.join(codes)}"]
+    counts = [(state, sum(row["state"] == state for row in rows)) for state in records.STATES]
+    lines += ["", ", ".join(f"{n} {MARKS[state]}" for state, n in counts if n)]
+    return "\n".join(lines)
+
+
+def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each task and method."""
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["task"], row["method"]), []).append(row)
+    table = [("task", "method", "runs", "return")]
+    for (task, name), members in cells.items():
+        counts = [(s, sum(m["state"] == s for m in members)) for s in records.STATES]
+        returns = [m["evaluate_return"] for m in members if m["evaluate_return"] is not None]
+        score = f"{sum(returns) / len(returns):.1f}" if returns else ""
+        table.append((task, name, ", ".join(f"{n} {MARKS[s]}" for s, n in counts if n), score))
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table
+    ]
+
+
+def _progress(row: dict[str, Any]) -> str:
+    parts = [f"{row['env_steps'] or 0:,}/{row['budget_env_steps']:,} env_steps"]
+    if row["evaluate_return"] is not None:
+        parts.append(f"return {row['evaluate_return']:.1f}")
+    if row["env_steps_per_second"]:
+        parts.append(f"{row['env_steps_per_second']:.3g}/s")
+    if row["seconds_left"] is not None:
+        parts.append(f"{datetime.timedelta(seconds=int(row['seconds_left']))} left")
+    return ", ".join([*parts, f"on {row['host']}"])
+
+
+def _problem(row: dict[str, Any], results: Path) -> str:
+    """What is wrong with a run and where to read on."""
+    folder = records.run_folder(results, row["run_id"])
+    if row["state"] == records.UNKNOWN:
+        return (
+            f"{row['run_id']}: {folder / 'status.json'} cannot be read; the next run continues it"
+        )
+    log = folder / "attempts" / str(row["attempt"]) / "log.txt"
+    if row["state"] == records.FAILED:
+        return f"{row['run_id']} failed: {row['error']}; see {log}"
+    seen = records.age_s(row["heartbeat"])
+    ago = f"last seen {datetime.timedelta(seconds=int(seen))} ago" if seen < 1e9 else "never seen"
+    error = f", {row['error']}" if row["error"] else ""
+    return f"{row['run_id']} is dead: {ago} on {row['host']}{error}; the next run continues it"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
