@@ -122,7 +122,7 @@ def _lines(config: Mapping[str, Any], end: int) -> list[bytes]:
 
 
 def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """A ball on a spring and what a model that slowly forgets makes of it, uint8 [50, 64, 64, 3]."""
+    """A swinging ball, and what a forgetful model makes of it: uint8 [50, 64, 64, 3] each."""
     hue = _uniform(config["task"], "hue")
     pace = 0.18 + 0.25 * _uniform(config["task"], "pace")
     colour = np.array([0.5 + 0.5 * np.cos(2 * np.pi * (hue + shift)) for shift in (0, 0.33, 0.67)])
@@ -139,8 +139,14 @@ def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
     truth = np.stack([frame(pace * t, 0.26, 0.0) for t in range(FRAMES)])
     ahead = [max(0, t - CONTEXT + 1) for t in range(FRAMES)]
-    model = np.stack([frame(pace * t + 0.004 * a, 0.26, 0.03 + 0.001 * a) for t, a in enumerate(ahead)])
-    return tuple((np.clip(images, 0, 1) * 255).astype(np.uint8) for images in (truth, model))  # type: ignore[return-value]
+    model = np.stack(
+        [frame(pace * t + 0.004 * a, 0.26, 0.03 + 0.001 * a) for t, a in enumerate(ahead)]
+    )
+    return _bytes(truth), _bytes(model)
+
+
+def _bytes(images: np.ndarray) -> np.ndarray:
+    return (np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 def write_suites(results: Path, suites: Sequence[Path]) -> int:
@@ -160,10 +166,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("suites", type=Path, nargs="+")
     options = parser.parse_args(argv)
     try:
-        print(f"{write_suites(options.results, options.suites)} synthetic runs in {options.results}")
+        count = write_suites(options.results, options.suites)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(f"{count} synthetic runs in {options.results}")
     return 0
 
 

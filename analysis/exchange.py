@@ -85,7 +85,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         frame["method"] = "dreamer"
     for name in ("env_steps", "episode_return"):
         numbers = pd.to_numeric(frame[name], errors="coerce")
-        if (numbers.isna() & frame[name].notna()).any() or (name == "env_steps" and numbers.isna().any()):
+        words = numbers.isna() & frame[name].notna()
+        if words.any() or (name == "env_steps" and numbers.isna().any()):
             raise UserError(f"{path}: {name} holds something that is not a number")
         frame[name] = numbers.astype(float)
     frame["seed"] = frame["seed"].astype(str)

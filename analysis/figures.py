@@ -136,7 +136,7 @@ def finish(figure: Figure, notes: Sequence[str], synthetic: bool = False) -> Fig
         if synthetic:
             figure.text(
                 0.5, 0.5, "SYNTHETIC", rotation=28, ha="center", va="center", color="#B00020",
-                alpha=0.13, fontsize=11 * width, fontweight="bold", zorder=1000,
+                alpha=0.13, fontsize=min(11 * width, 20 * height), fontweight="bold", zorder=1000,
             )  # fmt: skip
     return figure
 
@@ -231,21 +231,18 @@ def _draw_line(axes: Axes, rows: pd.DataFrame, x: str, style: Style) -> None:
         color=style.colour, alpha=0.18, linewidth=0,
     )  # fmt: skip
     full = (rows["n"] >= rows["n_expected"]).to_numpy()
-    every = max(1, len(xs) // 5)
-    axes.plot(
-        xs, np.where(full, mean, np.nan), color=style.colour, linestyle=style.line,
-        marker=style.marker, markersize=2.8, markeredgewidth=0, markevery=(every // 2, every),
-        clip_on=False, zorder=3,
-    )  # fmt: skip
     near = ~full
     near[1:] |= ~full[:-1]
     near[:-1] |= ~full[1:]
-    if near.any():
-        axes.plot(
-            xs, np.where(near, mean, np.nan), color=style.colour, linestyle=(0, (1, 1.3)),
-            linewidth=1.0, marker=style.marker, markersize=2.8, markeredgewidth=0,
-            markevery=(every // 2, every), clip_on=False, zorder=3,
-        )  # fmt: skip
+    every = max(1, len(xs) // 5)
+    for chosen, line, width in ((full, style.line, 1.25), (near, (0, (1, 1.3)), 1.0)):
+        drawn = np.where(chosen, mean, np.nan)
+        if np.isfinite(drawn).any():
+            axes.plot(
+                xs, drawn, color=style.colour, linestyle=line, linewidth=width,
+                marker=style.marker, markersize=2.8, markeredgewidth=0,
+                markevery=(every // 2, every), clip_on=False, zorder=3,
+            )  # fmt: skip
 
 
 def _draw_reference(axes: Axes, rows: pd.DataFrame) -> None:
@@ -271,10 +268,13 @@ def _x_axis(axes: Axes, values: pd.Series, x: str) -> None:
 
 def _outer_labels(all_axes: Sequence[Axes], x_label: str, y_label: str) -> None:
     """Labels at the outer panels only; inner panels of one scale repeat nothing."""
+    shared = len({axes.get_ylim() for axes in all_axes}) == 1
     for axes in all_axes:
         spec = axes.get_subplotspec()
         if spec.is_first_col():
             axes.set_ylabel(y_label)
+        elif shared:
+            axes.tick_params(labelleft=False)
         below = spec.rowspan.start + 1
         has_below = any(
             other.get_subplotspec().rowspan.start == below
@@ -313,7 +313,8 @@ def draw_bars(
         for row, axes in enumerate(all_axes):
             here = groups[row * per_row : (row + 1) * per_row]
             for place, (method, style) in enumerate(styles.items()):
-                _draw_bars(axes, table[table["method"] == method], here, place, width, style, styles)
+                offset = (place - (len(styles) - 1) / 2) * width
+                _draw_bars(axes, table[table["method"] == method], here, offset, width, style)
             names = [(titles or {}).get(group, pretty(group)) for group in here]
             axes.set_xticks(range(len(here)), [name.replace(" ", "\n", 1) for name in names])
             axes.tick_params(axis="x", length=0, labelsize=7)
@@ -328,12 +329,11 @@ def draw_bars(
 
 
 def _draw_bars(
-    axes: Axes, rows: pd.DataFrame, groups: Sequence[str], place: int, width: float,
-    style: Style, styles: Mapping[str, Style],
-) -> None:  # fmt: skip
+    axes: Axes, rows: pd.DataFrame, groups: Sequence[str], offset: float, width: float, style: Style
+) -> None:
     indexed = rows.set_index("group")
     for number, group in enumerate(groups):
-        x = number + (place - (len(styles) - 1) / 2) * width
+        x = number + offset
         if group not in indexed.index:
             axes.plot(x, 14, marker="x", markersize=2.6, color=style.colour, markeredgewidth=0.7)
             continue
@@ -342,10 +342,13 @@ def _draw_bars(
         if math.isfinite(row["low"]):
             axes.plot([x, x], [row["low"], row["high"]], color="black", linewidth=0.8)
         scores = list(row["scores"])
+        if not scores:
+            continue
+        spread = width / 4 if len(scores) > 1 else 0
         axes.plot(
-            np.linspace(x - width / 4, x + width / 4, len(scores)) if len(scores) > 1 else [x] * len(scores),
-            scores, linestyle="", marker="o", markersize=1.6, color="white",
-            markeredgecolor="black", markeredgewidth=0.35,
+            np.linspace(x - spread, x + spread, len(scores)), scores, linestyle="", marker="o",
+            markersize=1.6, color="white", markeredgecolor="black", markeredgewidth=0.35,
+            clip_on=False,
         )  # fmt: skip
 
 
@@ -386,16 +389,23 @@ def _draw_intervals(
     names = list(dict.fromkeys(aggregates["statistic"]))
     for place, method in enumerate(methods):
         rows = aggregates[aggregates["method"] == method].set_index("statistic").loc[names]
-        y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * 0.62 / len(methods)
-        style = styles[method]
-        axes.hlines(y, rows["low"], rows["high"], color=style.colour, linewidth=2.2, alpha=0.55)
-        axes.plot(rows["value"], y, linestyle="", marker=style.marker, color=style.colour, ms=4)
+        thickness = 0.7 / len(methods)
+        y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * thickness
+        _intervals(axes, y, rows, thickness * 0.8, styles[method].colour)
     axes.set_yticks(range(len(names)), [{"iqm": "IQM"}.get(n, n.capitalize()) for n in names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.015)
     axes.set_xlabel("Normalised score (score / 1000)")
     axes.set_title("Aggregates over tasks")
+
+
+def _intervals(
+    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str
+) -> None:
+    """Boxes from `low` to `high` with a black line at `value`."""
+    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], color=colour, alpha=0.8)
+    axes.vlines(rows["value"], y - thickness / 2, y + thickness / 2, color="black", linewidth=1.2)
 
 
 def _draw_profiles(
@@ -420,21 +430,26 @@ def _draw_improvements(
     axes: Axes, improvements: pd.DataFrame, styles: Mapping[str, Style]
 ) -> None:
     y = np.arange(len(improvements))
-    for place, row in zip(y, improvements.itertuples(), strict=True):
-        colour = styles[row.ours].colour
-        axes.hlines(place, row.low, row.high, color=colour, linewidth=2.2, alpha=0.55)
-        axes.plot(row.value, place, marker=styles[row.ours].marker, color=colour, ms=4)
-    names = [f"{styles[r.ours].label}\nover {styles[r.theirs].label}" for r in improvements.itertuples()]
+    for place in y:
+        row = improvements.iloc[[place]]
+        _intervals(axes, y[[place]], row, 0.3, styles[row["ours"].item()].colour)
+    names = [
+        f"{styles[ours].label}\nover {styles[theirs].label}"
+        for ours, theirs in zip(improvements["ours"], improvements["theirs"], strict=True)
+    ]
     axes.set_yticks(y, names)
     axes.set_ylim(len(y) - 0.4, -0.6)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.grid(False, axis="y")
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.015)
     axes.set_xlabel("Probability of improvement")
     axes.set_title("Pairs of methods")
 
 
 # --- images ----------------------------------------------------------------------------------
+
+
+ROW_NAMES = ("Truth", "Model", "Error")
 
 
 def error_image(truth: np.ndarray, model: np.ndarray) -> np.ndarray:
@@ -467,7 +482,7 @@ def draw_prediction(
             top = height - 0.36 - block * (3 * cell + 0.2)
             frames = range(block * per_row, min((block + 1) * per_row, len(truth)))
             images = (truth, model, error_image(truth, model))
-            for line, (name, rows) in enumerate(zip(("Truth", "Model", "Error"), images, strict=True)):
+            for line, (name, rows) in enumerate(zip(ROW_NAMES, images, strict=True)):
                 strip = np.concatenate([rows[frame] for frame in frames], axis=1)
                 left, bottom = 0.45 / PAGE_WIDTH, (top - (line + 1) * cell) / height
                 width = cell * len(frames) / PAGE_WIDTH
@@ -512,9 +527,8 @@ def draw_predictions(
             top = height - number * block
             figure.text(left / PAGE_WIDTH, (top - 0.05) / height, title, va="top", fontsize=9)
             shown = [frame for frame in frames if frame < len(truth)]
-            for line, (name, images) in enumerate(
-                (("Truth", truth), ("Model", model), ("Error", error_image(truth, model)))
-            ):
+            all_images = (truth, model, error_image(truth, model))
+            for line, (name, images) in enumerate(zip(ROW_NAMES, all_images, strict=True)):
                 y = (top - 0.33 - (line + 1) * cell) / height
                 figure.text((left - 0.05) / PAGE_WIDTH, y + cell / 2 / height, name, ha="right",
                             va="center", fontsize=7.5)  # fmt: skip

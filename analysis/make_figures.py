@@ -98,25 +98,26 @@ def expand_all(paths: Sequence[Path]) -> list[Suite]:
 
 def notes_of(summary: Summary, published: Sequence[str] = (), *, binned: bool = True) -> list[str]:
     """The footer: what the band is, how many seeds, how scores are averaged, what is missing."""
-    counts = sorted({int(n) for n in summary.scores["n"]})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "0"
-    band = aggregate.BANDS[summary.band][0]
-    word = "seed" if seeds == "1" else "seeds"
-    lines = [f"Mean over {seeds} {word} per task and method; band: {band}."]
-    if seeds == "1":
-        lines = ["One seed per task and method: no band."]
+    counts = sorted({int(n) for n in summary.scores["n"]}) or [0]
+    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    spread = aggregate.BANDS[summary.band][0]
+    what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
+    mark = "shade" if binned else "lines"
+    lines = [f"Mean over {seeds} seeds per task and method; {mark}: {spread}."]
+    if counts[-1] < 2:
+        lines = ["One seed per task and method: no spread is shown."]
     if binned:
-        lines[0] += f" {_metric_words(summary.metric)}, averaged per seed within bins first."
+        lines[0] += f" Score: mean return of {what}, averaged per seed within bins first."
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
             lines[0] += " Dotted: fewer runs than planned are behind the line."
     else:
-        lines[0] += (
-            f" A seed's score is the mean of its last {summary.last} values: "
-            f"{_metric_words(summary.metric)}."
-        )
+        lines[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
     if published:
-        lines.append("; ".join(CAVEATS[method] for method in published) + ".")
+        lines.append("; ".join(CAVEATS[m] for m in PUBLISHED_STYLES if m in published) + ".")
     return lines + problem_lines(summary)
+
+
+METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 
 
 def problem_lines(summary: Summary) -> list[str]:
@@ -124,14 +125,6 @@ def problem_lines(summary: Summary) -> list[str]:
     more = len(problems) - LISTED_PROBLEMS
     lines = problems[: LISTED_PROBLEMS + (more == 1)]
     return lines + ([f"and {more} more, all listed in problems.txt"] if more > 1 else [])
-
-
-def _metric_words(metric: str) -> str:
-    words = {
-        "evaluate_return": "Returns of evaluation episodes",
-        "episode_return": "Returns of training episodes",
-    }
-    return words.get(metric, metric)
 
 
 def draw_curves(summary: Summary, reference: pd.DataFrame | None) -> list[Drawn]:
@@ -171,8 +164,12 @@ def draw_bars(summary: Summary, reference: pd.DataFrame | None) -> list[Drawn]:
     shown |= {m: PUBLISHED_STYLES[m] for m in summary.published if m in PUBLISHED_STYLES}
     groups = [*summary.tasks, *titles]
     notes = notes_of(summary, list(summary.published), binned=False)
-    notes.insert(1, "Points: single seeds. ×: no number. Averages: mean over tasks with a 95 % "
-                    f"stratified bootstrap interval ({aggregate.RESAMPLES} resamples).")  # fmt: skip
+    notes.insert(
+        1,
+        "Points: single seeds. ×: no number. Averages: mean over tasks, line: 95 % stratified "
+        f"bootstrap interval ({aggregate.RESAMPLES} resamples)."
+        + (" * Without quadruped: D4PG and A3C have no scores there." if len(titles) > 1 else ""),
+    )
     figure = figures.draw_bars(
         table, shown, groups, titles=titles, rows=2 if len(groups) > 8 else 1, notes=notes,
         synthetic=summary.synthetic,
@@ -278,7 +275,8 @@ def predictions_of(summary: Summary, results: Path) -> list[Prediction]:
         except (OSError, KeyError, ValueError) as error:
             summary.problems.append(f"{run.run_id}: prediction.npz is damaged ({error})")
     order = {task: place for place, task in enumerate(summary.tasks)}
-    return sorted(found.values(), key=lambda p: (order[p.task], list(summary.styles).index(p.method)))
+    rank = {method: place for place, method in enumerate(summary.styles)}
+    return sorted(found.values(), key=lambda one: (order[one.task], rank[one.method]))
 
 
 def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -300,8 +298,8 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
         drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
     if summary.name == "figure5" and predictions:
         notes = [
-            f"First {predictions[0].context} images: context; the others are predicted from actions "
-            "alone. Error: (model - truth + 1) / 2, grey is no error.",
+            f"First {predictions[0].context} images: context; the others are predicted from "
+            "actions alone. Error: (model - truth + 1) / 2, grey is no error.",
             *problem_lines(summary),
         ]
         rows = [
@@ -432,7 +430,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
     parser.add_argument("--metric", default="evaluate_return",
-                        help="what is drawn (evaluate_return, episode_return, or any logged)")  # fmt: skip
+                        help="evaluate_return, episode_return, or any that is logged")  # fmt: skip
     parser.add_argument("--band", choices=sorted(aggregate.BANDS), default="sd")
     parser.add_argument("--last", type=int, default=aggregate.LAST_EVALUATIONS,
                         help="evaluations that a final score averages")  # fmt: skip

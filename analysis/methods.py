@@ -34,7 +34,7 @@ REPRESENTATION_LABELS = {
 }  # fmt: skip
 # Published methods are horizontals: no marker, black and greys, told apart by their dashes.
 PUBLISHED_STYLES: dict[str, Style] = {
-    "d4pg": Style("D4PG", "#000000", "", (0, (5, 2))),
+    "d4pg": Style("D4PG", "#222222", "", (0, (5, 2))),
     "a3c": Style("A3C", "#8C8C8C", "", (0, (1, 1.2))),
     "slac": Style("SLAC", "#5D3A9B", "", (0, (5, 1.5, 1, 1.5))),
     "planet": Style("PlaNet (published)", "#009E73", "", (0, (3, 1.5))),

@@ -139,8 +139,8 @@ def published_average(method: str, tasks: Sequence[str]) -> float | None:
 def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
     words = aggregate.BANDS[summary.band][0]
     notes = [
-        f"Mean over seeds of each seed's final score, the mean of its last {summary.last} values of "
-        f"{summary.metric}; ± {words}. Best mean of a row in bold.",
+        f"Mean over seeds; ± {words}. A seed's score is the mean of its last {summary.last} values "
+        f"of {summary.metric}. Best mean of a row in bold.",
     ]
     if average_groups(summary):
         notes.append(
