@@ -1,0 +1,260 @@
+"""One attempt at a run: recorded, stoppable, resumable, undisturbed by its observers."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamer.config import config_from_dict, make_config
+from suites import observers, records
+from suites.expand import expand, run_id
+from suites.experiment import EXIT_CODES, Spec, execute
+
+ROOT = Path(__file__).parent.parent
+QUICK = {
+    "task": "toy_dot",
+    "device": "cpu",
+    "env_steps": 300,
+    "time_limit_env_steps": 60,
+    "length": 10,
+    "batch_size": 4,
+    "seed_episodes": 2,
+    "first_updates": 4,
+    "updates_per_1000_env_steps": 40,
+    "log_every_updates": 3,
+    "eval_every_env_steps": 100,
+    "eval_episodes": 1,
+    "checkpoint_every_env_steps": 60,
+}
+
+
+def spec_in(results: Path, **settings) -> Spec:
+    config = vars(make_config("tiny", QUICK | settings))
+    return Spec(run_id(config), dict(config), ["test"], str(results))
+
+
+def metrics_of(spec: Spec) -> list[dict]:
+    """What was computed: all records but those of wall-clock time."""
+    lines = (spec.folder / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] != "time"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Bitwise equality holds for one number of threads, here and in the workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Spec:
+    """A run that was never interrupted."""
+    spec = spec_in(tmp_path_factory.mktemp("done"))
+    assert execute(spec)["status"] == "COMPLETED"
+    return spec
+
+
+def test_a_run_leaves_its_whole_story(done):
+    status = records.read_status(done.folder)
+    assert status["status"] == "COMPLETED" and status["attempt"] == 1
+    assert status["env_steps"] == 300 and status["evaluate_return"] is not None
+    assert records.state_of(done.folder, status) == records.DONE
+    story = json.loads((done.folder / "attempts/1/provenance.json").read_text())
+    assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
+    assert config_from_dict(story["config"]) == config_from_dict(done.config)
+    assert story["packages"]["torch"] and story["machine"]["processor"]
+    assert story["code"] == status["code"] and story["renderer"] == "none"
+
+
+def test_sacred_s_record_says_the_same(done):
+    folder = Path(done.results) / "sacred" / f"{done.run_id}-1"
+    run = json.loads((folder / "run.json").read_text())
+    assert run["status"] == "COMPLETED" and run["result"] is not None
+    assert set(run["artifacts"]) == {"run_config.json", "run_prediction.npz"}
+    config = json.loads((folder / "config.json").read_text())
+    assert config_from_dict(config) == config_from_dict(done.config)
+    truth = metrics_of(done)
+    recorded = json.loads((folder / "metrics.json").read_text())
+    names = {"evaluate": "evaluate_return", "update": "kl", "episode": "episode_return"}
+    for kind, name in names.items():
+        expected = [(r["env_steps"], r[name]) for r in truth if r["kind"] == kind]
+        assert list(zip(recorded[name]["steps"], recorded[name]["values"], strict=True)) == expected
+        assert expected
+    info = json.loads((folder / "info.json").read_text())
+    assert all((done.folder / c["path"]).exists() and c["sha256"] for c in info["checkpoints"])
+
+
+def test_a_run_that_is_done_is_left_alone(done):
+    before = {p: p.read_bytes() for p in done.folder.rglob("*") if p.is_file()}
+    assert execute(done)["status"] == "COMPLETED"
+    assert {p: p.read_bytes() for p in done.folder.rglob("*") if p.is_file()} == before
+
+
+def test_stopped_at_random_ten_times_it_ends_with_the_same_results(done, tmp_path):
+    spec = spec_in(tmp_path)
+    generator = random.Random(0)
+    for attempt in range(1, 11):
+        calls = iter(range(generator.randrange(1, 60), 0, -1))
+        status = execute(spec, should_stop=lambda calls=calls: next(calls, 0) == 0)
+        assert status["status"] == "INTERRUPTED" and status["attempt"] == attempt
+        sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-{attempt}" / "run.json"
+        assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
+    assert execute(spec)["status"] == "COMPLETED"
+    assert metrics_of(spec) == metrics_of(done)
+
+
+def test_a_failure_is_recorded_with_its_traceback_and_can_be_tried_again(tmp_path):
+    spec = spec_in(tmp_path, model_learning_rate=1e30)
+    for attempt in (1, 2):
+        status = execute(spec)
+        assert status["status"] == "FAILED" and status["attempt"] == attempt
+        assert "not finite" in status["error"]
+        error = (spec.folder / f"attempts/{attempt}/error.txt").read_text()
+        assert error.startswith("Traceback") and "FloatingPointError" in error
+        sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-{attempt}" / "run.json"
+        assert json.loads(sacred.read_text())["status"] == "FAILED"
+
+
+def test_two_processes_do_not_execute_one_run(tmp_path):
+    spec = spec_in(tmp_path)
+    records.make_folder(spec.folder)
+    with records.locked(spec.folder):
+        with pytest.raises(records.BusyError):
+            execute(spec)
+    assert not records.is_locked(spec.folder)
+
+
+def test_a_damaged_folder_is_one_clear_error(tmp_path):
+    spec = spec_in(tmp_path)
+    records.make_folder(spec.folder)
+    (spec.folder / "config.json").write_text("{")
+    with pytest.raises(records.UserError, match=r"config\.json: damaged; .* --fresh"):
+        execute(spec)
+
+
+def test_observers_that_fail_stop_nothing(tmp_path, done):
+    spec = spec_in(tmp_path)
+    (tmp_path / "sacred").write_text("a file where Sacred wants a folder")
+    with pytest.warns(UserWarning, match="misses records, training goes on"):
+        assert execute(spec)["status"] == "COMPLETED"
+    assert metrics_of(spec) == metrics_of(done)
+
+
+def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
+    tmp_path, done, monkeypatch, capfd
+):
+    pytest.importorskip("pymongo")
+    monkeypatch.setenv("DREAMER_MONGO_URL", "mongodb://somebody:hunter2@127.0.0.1:9/lab")
+    monkeypatch.setattr(observers, "MONGO_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(observers, "LAST_WAIT_S", 1.0)
+    spec = spec_in(tmp_path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert execute(spec)["status"] == "COMPLETED"
+    said = " ".join(str(w.message) for w in caught)
+    assert "mongodb://127.0.0.1:9/lab" in said and "--push" in said
+    out = capfd.readouterr()
+    written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert b"hunter2" not in written and "hunter2" not in said + out.out + out.err
+    assert metrics_of(spec) == metrics_of(done)
+
+
+# --- As a process of its own ----------------------------------------------------------------------
+
+
+def worker(spec: Spec) -> subprocess.Popen:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suites.experiment"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+    )
+    process.stdin.write(spec.to_json().encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
+def wait_until(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+LONG = {"env_steps": 100_000}  # longer than anyone waits
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "parent"])
+def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
+    spec = spec_in(tmp_path, **LONG)
+    process = worker(spec)
+    wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
+    assert records.state_of(spec.folder, records.read_status(spec.folder)) == records.RUNNING
+    if how == "parent":
+        process.stdin.close()  # what the worker sees when its parent is killed
+    else:
+        process.send_signal(getattr(signal, how))
+    assert process.wait(60) == EXIT_CODES["INTERRUPTED"]
+    process.stdout.close()
+    status = records.read_status(spec.folder)
+    assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
+    assert records.state_of(spec.folder, status) == records.STOPPED
+    assert list((spec.folder / "checkpoints").glob("*.pt"))
+    assert (spec.folder / "attempts/1/log.txt").exists()
+
+
+def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
+    spec = spec_in(tmp_path)
+    process = worker(spec)
+    wait_until(lambda: list((spec.folder / "checkpoints").glob("*.pt")))
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    status = records.read_status(spec.folder)
+    assert records.state_of(spec.folder, status) == records.DEAD
+    assert execute(spec)["attempt"] == 2
+    assert metrics_of(spec) == metrics_of(done)
+
+
+# --- Every suite ----------------------------------------------------------------------------------
+
+
+def first_of_each_method() -> dict[str, tuple[list[str], dict]]:
+    """{run_id: (suites, config)}: the first run of each method of each suite, made tiny."""
+    small = {k: v for k, v in QUICK.items() if k != "eval_every_env_steps"}
+    small |= {"preset": "tiny", "seeds": 1, "env_steps": 180, "first_updates": 2}
+    small |= {"updates_per_1000_env_steps": 20}
+    chosen: dict[str, tuple[list[str], dict]] = {}
+    for path in sorted((ROOT / "suites").glob("*.yaml")):
+        if path.stem == "paper":  # it is made of the others
+            continue
+        met = set()
+        for run in expand(path, small).runs:
+            method = (run.config["behaviour"], run.config["representation"])
+            if method not in met:
+                met.add(method)
+                chosen.setdefault(run.run_id, ([], run.config))[0].append(path.stem)
+    return chosen
+
+
+def test_every_suite_s_methods_train(tmp_path):
+    chosen = first_of_each_method()
+    assert len(chosen) >= 9  # all pairs of behaviour and representation
+    for name, (suites, config) in chosen.items():
+        status = execute(Spec(name, config, suites, str(tmp_path)))
+        assert status["status"] == "COMPLETED", (suites, status["error"])
+        assert status["updates"] >= 2
