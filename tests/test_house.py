@@ -1,0 +1,188 @@
+"""The shape of the house: who may import whom, what is light, and that the README is true."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("dreamer", "suites", "slurm", "analysis")
+
+# The core, from the ground up: a file imports only files above it.
+CORE = [
+    *("config", "machine", "seeding", "envs", "replay", "distributions", "networks", "rssm"),
+    *("world_model", "returns", "behaviour", "planner", "agent", "checkpoint", "train"),
+    *("evaluate", "benchmark"),
+]
+SIMULATORS = {"dm_control", "mujoco", "ale_py", "gymnasium", "deepmind_lab"}
+TRACKERS = {"sacred", "submitit", "pandas", "pyarrow", "matplotlib", "seaborn", "pymongo", "yaml"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    """dreamer/envs.py -> dreamer.envs; a package's __init__ is the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, anywhere: bool = True) -> set[str]:
+    """Dotted names that a file imports, `from a import b` as both a and a.b.
+
+    With anywhere=False only what is imported when the file itself is, not inside functions.
+    """
+    names: set[str] = set()
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(str(node.module))
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not anywhere:
+            continue
+        todo.extend(ast.iter_child_nodes(node))
+    return names
+
+
+def tops(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level packages in memory after running `code` in a new process."""
+    show = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", f"{code}\n{show}"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", sources("dreamer"), ids=module_name)
+def test_the_core_imports_downwards_and_nothing_of_ours(path: Path) -> None:
+    assert not tops(imports(path)) & ({"suites", "slurm", "analysis"} | TRACKERS)
+    assert not tops(imports(path, anywhere=False)) & SIMULATORS
+    if path.stem == "__init__":
+        assert not imports(path)
+        return
+    assert path.stem in CORE, f"give {path.stem} its place in the order of the core"
+    below = set(CORE[: CORE.index(path.stem)])
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("dreamer.")}
+    assert ours <= below, f"{path.stem} may import what comes before it, not {ours - below}"
+
+
+@pytest.mark.parametrize("path", [p for name in PACKAGES for p in sources(name)], ids=module_name)
+def test_sacred_and_the_training_loop_meet_in_one_file(path: Path) -> None:
+    names = imports(path)
+    if module_name(path) != "suites.experiment":
+        assert not ({"dreamer.train"} & names and "sacred" in tops(names))
+
+
+def test_that_file_is_there() -> None:
+    names = imports(ROOT / "suites/experiment.py")
+    assert "dreamer.train" in names
+    assert "sacred" in names
+
+
+@pytest.mark.parametrize("path", sources("slurm"), ids=module_name)
+def test_slurm_imports_nothing_of_ours(path: Path) -> None:
+    assert not tops(imports(path)) & {"suites", "analysis", "torch", "sacred"}
+    ours = {name for name in imports(path) if name.startswith("dreamer.")}
+    assert all(name.startswith("dreamer.config") for name in ours)
+
+
+@pytest.mark.parametrize("path", sources("analysis"), ids=module_name)
+def test_analysis_reads_records_only(path: Path) -> None:
+    names = imports(path)
+    assert not tops(names) & ({"torch", "sacred", "submitit", "slurm"} | SIMULATORS)
+    core = {name for name in names if name.startswith("dreamer.")}
+    assert all(name.startswith("dreamer.config") for name in core)
+
+
+def test_analysis_and_commands_start_without_torch_and_simulators() -> None:
+    heavy = {"torch"} | SIMULATORS
+    assert "torch" in loaded_by("import dreamer.rssm")  # else the next lines show nothing
+    reading = ", ".join(map(module_name, sources("analysis")))
+    assert not loaded_by(f"import {reading}") & heavy
+    assert not loaded_by("import suites.run, suites.status") & (heavy | {"pandas", "sacred"})
+    assert not loaded_by("from dreamer.envs import TASKS") & heavy
+
+
+def test_everything_imports() -> None:
+    """Also what the pinned set of versions must get along with: dm_control, Sacred, submitit."""
+    modules = [module_name(path) for package in PACKAGES for path in sources(package)]
+    others = ["dm_control.suite", "sacred", "sacred.observers", "submitit", "pandas", "seaborn"]
+    code = "\n".join(f"import {name}" for name in [*modules, *others])
+    environment_first = "from dreamer.envs import choose_renderer; choose_renderer()\n"
+    assert set(PACKAGES) - {"slurm"} <= loaded_by(environment_first + code)
+
+
+def tracked_text() -> list[Path]:
+    """What is in the repository, without tests and binary files."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True)
+    suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".txt", ".cfg", ".csv", ".json", ""}
+    paths = [ROOT / name for name in done.stdout.splitlines() if not name.startswith("tests/")]
+    return [path for path in paths if path.suffix in suffixes and path.is_file()]
+
+
+def test_no_file_knows_one_machine() -> None:
+    private = re.compile(r"(?<![\w.~}])/(home|root|Users|work|mnt|scratch)/\w")
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in tracked_text()
+        if (match := private.search(path.read_text(encoding="utf-8", errors="replace")))
+    ]
+    assert len(tracked_text()) > 20
+    assert not found
+
+
+# --- The documents ------------------------------------------------------------------------------
+
+DOCUMENTS = [path for path in tracked_text() if path.suffix == ".md" and path.parent == ROOT]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for link in links:
+        if link.startswith(("http://", "https://")):
+            continue
+        target, _, heading = link.partition("#")
+        assert not target or (path.parent / target).exists(), f"{link} is not there"
+        assert target or heading in headings, f"no heading for {link}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_name_what_exists(path: Path) -> None:
+    """Make targets, modules, scripts and suites in the code blocks and lines of a document."""
+    text = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:bash|sh|console)?\n(.*?)```", text, re.DOTALL)
+    commands = "\n".join(blocks + re.findall(r"`([^`\n]+)`", text))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", commands)) <= targets
+    for module in re.findall(r"python -m ((?:dreamer|suites|slurm|analysis)\.[\w.]+)", commands):
+        assert (ROOT / Path(*module.split("."))).with_suffix(".py").exists(), module
+    for script in re.findall(r"(?<![\w/])((?:analysis|suites|slurm|\.ci)/[\w./-]+\w)", commands):
+        assert (ROOT / script).exists(), script
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
+    assert "make quickstart" in first_screen
+    assert "make test" in first_screen
