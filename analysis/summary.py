@@ -39,6 +39,7 @@ class Summary(NamedTuple):
     published: tuple[str, ...]  # methods to show beside
     runs: pd.DataFrame  # every planned run: method, x, state, target_env_steps, n_expected, ...
     styles: dict[str, Style]  # per method, in the order of the paper
+    binned: pd.DataFrame  # per run and bin: run_id, env_steps, value, count, attempt
     curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
     finals: pd.DataFrame  # per run: score, task, method, x, at, partial
     scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, run_ids
@@ -81,7 +82,8 @@ def summarise(
     problems = notes + run_problems(runs) + left_out + records.warnings
     problems += commit_problems(runs)
     return Summary(
-        name, about, metric, band, last, tuple(published), runs, chosen, curves, finals, scores,
+        name, about, metric, band, last, tuple(published), runs, chosen, binned, curves, finals,
+        scores,
         aggregates, profiles, improvements, run_progress(binned, runs, widths), problems,
         bool(runs["synthetic"].any()),
     )  # fmt: skip
