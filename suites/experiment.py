@@ -396,7 +396,10 @@ def _redirect(path: Path) -> None:
 def main() -> int:
     """A worker: the spec is the first line of stdin; when stdin closes, the parent is gone."""
     orphaned = threading.Event()
-    spec = Spec.from_json(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the parent was killed before it could say what to do
+        return EXIT_CODES["INTERRUPTED"]
+    spec = Spec.from_json(line)
 
     def watch() -> None:
         while sys.stdin.read(1):

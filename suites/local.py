@@ -167,9 +167,12 @@ class _Pool:
 def _record_death(spec: Spec, code: int, said: str) -> None:
     """A worker that ended without a word of its own: its status says so.
 
-    After SIGKILL (out of memory, or a person) the run stays as it was, which reads as dead: the
-    next `run` continues it. Anything else is a failure.
+    After SIGKILL (out of memory, or a person), and after a signal to stop that came before it
+    could listen, the run stays as it was, which reads as dead or missing: the next `run` takes it
+    up. Anything else is a failure.
     """
+    if code in (-signal.SIGTERM, -signal.SIGINT):
+        return
     status: dict[str, Any] = dict(records.read_status(spec.folder) or {"run_id": spec.run_id})
     if status.get("status") in ("FAILED", "COMPLETED", "INTERRUPTED"):
         return
