@@ -103,7 +103,7 @@ def bin_runs(
     widths = np.array(by_run, np.int64)
     chosen = (frame["metric"] == metric).to_numpy()
     if last is not None:
-        chosen &= (frame["env_steps"] <= last).to_numpy()
+        chosen = chosen & (frame["env_steps"] <= last).to_numpy()
     codes = frame["run_id"].cat.codes.to_numpy()[chosen].astype(np.int64)
     steps = frame["env_steps"].to_numpy()[chosen]
     value = frame["value"].to_numpy()[chosen]
