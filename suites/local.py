@@ -56,10 +56,12 @@ def default_workers(gpu_count: int, runs_per_gpu: int) -> int:
 
 
 def worker_environment(slot: int, workers: int, gpu_names: Sequence[str]) -> dict[str, str]:
-    """Cores divided among the workers, GPUs dealt out to them."""
-    threads = str(max(1, cores() // workers))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("MKL_NUM_THREADS", threads)
+    """Cores divided among the workers, unless OMP_NUM_THREADS says otherwise; GPUs dealt out.
+
+    On a CPU a run repeats bit for bit only with the same number of threads.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
     )
