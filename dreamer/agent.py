@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer.behaviour import Dreamer, ImaginationNoise, NoValue
+from dreamer.behaviour import Dreamer, NoValue
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
@@ -19,7 +19,8 @@ from dreamer.rssm import State
 from dreamer.seeding import stream_seed, torch_generator
 from dreamer.world_model import WorldModel
 
-BEHAVIOURS = {"dreamer": Dreamer, "no_value": NoValue, "planet": Planet}
+Behaviour = Dreamer | NoValue | Planet
+BEHAVIOURS: dict[str, type[Behaviour]] = {"dreamer": Dreamer, "no_value": NoValue, "planet": Planet}
 
 
 class Memory(NamedTuple):
@@ -33,7 +34,7 @@ class UpdateNoise(NamedTuple):
     """All randomness of one update."""
 
     posterior: Tensor  # [B, L, S]
-    imagination: ImaginationNoise | None
+    imagination: Any  # what the behaviour's draw_noise gave
 
 
 class Agent:
@@ -44,7 +45,7 @@ class Agent:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "initialise", 0))
             self.model = WorldModel(config, space.size).to(self.device)
-            self.behaviour = BEHAVIOURS[config.behaviour](config, space).to(self.device)
+            self.behaviour: Behaviour = BEHAVIOURS[config.behaviour](config, space).to(self.device)
         self.parameters = self._parameter_groups()
         self.optimisers = {
             name: torch.optim.Adam(
@@ -80,7 +81,9 @@ class Agent:
         noise = self.behaviour.draw_noise(config.batch_size * length, generator)
         return UpdateNoise(posterior, noise)
 
-    def losses(self, batch: Batch, noise: UpdateNoise) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def losses(
+        self, batch: Batch, noise: UpdateNoise
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(group -> its loss, name -> quantity to watch), all from the same weights."""
         model = self.model.losses(batch, noise.posterior)
         losses = {"model": model.total}
@@ -112,7 +115,7 @@ class Agent:
             keep = name == "actor" and "value" in losses
             gradients = torch.autograd.grad(loss, self.parameters[name], retain_graph=keep)
             for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
-                parameter.grad = gradient
+                parameter.grad = like(parameter, gradient)
         for name, optimiser in self.optimisers.items():
             norm = nn.utils.clip_grad_norm_(self.parameters[name], self.config.gradient_clip_norm)
             watched[f"{name}_gradient_norm"] = norm
@@ -194,3 +197,11 @@ class Agent:
         self.behaviour.load_state_dict(state["behaviour"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
+
+
+def like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the parameter's memory layout: the fused Adam reads both as flat memory.
+    (`backward` sees to that itself, `autograd.grad` does not.)"""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

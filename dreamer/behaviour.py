@@ -58,11 +58,10 @@ class ImaginedActor(nn.Module):
 
     def draw_noise(self, starts: int, generator: torch.Generator) -> ImaginationNoise:
         """Noise for imagination from N = `starts` states, on the generator's device."""
-        sizes = ImaginationNoise(self.config.stoch_size, self.space.size)
-        shape = (self.config.horizon, starts)
-        device = generator.device
+        shape, device = (self.config.horizon, starts), generator.device
         return ImaginationNoise(
-            *(torch.randn(*shape, n, generator=generator, device=device) for n in sizes)  # type: ignore[call-overload]
+            torch.randn(*shape, self.config.stoch_size, generator=generator, device=device),
+            torch.randn(*shape, self.space.size, generator=generator, device=device),
         )
 
     def imagine(self, model: WorldModel, states: State, noise: ImaginationNoise) -> Imagined:
@@ -96,7 +95,7 @@ class ImaginedActor(nn.Module):
 
 
 class NoValue(ImaginedActor):
-    """The actor maximises imagined rewards up to the horizon; what lies beyond is ignored (Eq. 4)."""
+    """The actor maximises imagined rewards up to the horizon and ignores the rest (Eq. 4)."""
 
     def losses(
         self, model: WorldModel, states: State, noise: ImaginationNoise

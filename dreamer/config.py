@@ -61,7 +61,7 @@ def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math
 
 @dataclass(frozen=True)
 class Config:
-    """Every setting of one run. Defaults are the preset `published` (final paper, released code)."""
+    """Every setting of one run. Defaults: preset `published` (final paper, released code)."""
 
     # What is run.
     task: str = setting("cartpole_balance", "name in the table of tasks, see dreamer/envs.py")
@@ -155,8 +155,12 @@ class Config:
     gradient_clip_norm: float = setting(100.0, "global norm, per optimiser", low=0)
 
     # Machine.
-    device: str = setting("auto", "auto: cuda if there", choices=("auto", "cpu", "cuda"), outcome=False)  # fmt: skip
-    precision: str = setting("fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16"))  # fmt: skip
+    device: str = setting(
+        "auto", "auto: cuda if there", choices=("auto", "cpu", "cuda"), outcome=False
+    )
+    precision: str = setting(
+        "fp32", "of matrix products and convolutions", choices=("fp32", "tf32")
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -174,8 +178,8 @@ class Config:
         return self.deter_size + self.stoch_size
 
 
-# What differs from the defaults above. `submission`: the paper as first submitted. `small`: the same
-# algorithm sized for laptops. `tiny`: for toy environments and tests.
+# What differs from the defaults above. `submission`: the paper as first submitted. `small`: the
+# same algorithm sized for laptops. `tiny`: for toy environments and tests.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
     "submission": dict(
@@ -208,21 +212,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         env_steps=10_000,
         time_limit_env_steps=100,
-        batch_size=16,
-        length=16,
+        batch_size=10,
+        length=10,
         horizon=8,
-        conv_depth=4,
-        deter_size=48,
-        stoch_size=8,
-        hidden_size=48,
-        dense_units=64,
+        discount=0.95,
+        updates_per_1000_env_steps=300,
+        conv_depth=8,
+        deter_size=64,
+        stoch_size=16,
+        hidden_size=100,
+        dense_units=100,
         reward_layers=2,
         value_layers=2,
         actor_layers=2,
         discount_layers=2,
-        model_learning_rate=2e-3,
-        value_learning_rate=1e-3,
-        actor_learning_rate=1e-3,
+        model_learning_rate=1e-3,
+        value_learning_rate=5e-4,
+        actor_learning_rate=5e-4,
         eval_every_env_steps=1000,
         eval_episodes=5,
         checkpoint_every_env_steps=1000,
@@ -267,7 +273,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             "length",
             f"{values['length']} agent_steps do not fit into an episode of "
-            f"{values['time_limit_env_steps']} env_steps at action_repeat {values['action_repeat']}",
+            f"{values['time_limit_env_steps']} env_steps at action_repeat "
+            f"{values['action_repeat']}",
         )
 
 
@@ -278,7 +285,9 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """The inverse of `config_dict`; raises ConfigError like `make_config`."""
-    return make_config(str(values.get("preset")), {k: v for k, v in values.items() if k != "preset"})
+    return make_config(
+        str(values.get("preset")), {k: v for k, v in values.items() if k != "preset"}
+    )
 
 
 def outcome_dict(config: Config) -> dict[str, Any]:

@@ -45,11 +45,13 @@ def dense(inputs: int, outputs: int, units: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*modules, linear(inputs, outputs))
 
 
-def _init_convolution(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+def _prepare(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Keras' initialisation, and the memory layout of the images that the layer sees."""
     area = layer.kernel_size[0] * layer.kernel_size[1]
     glorot_(layer.weight, layer.in_channels * area, layer.out_channels * area)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
+    layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def to_float(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -72,8 +74,7 @@ class Encoder(nn.Module):
             nn.Conv2d(channels[i], channels[i + 1], kernel_size=4, stride=2) for i in range(4)
         )
         for layer in self.layers:
-            _init_convolution(layer)  # type: ignore[arg-type]
-        self.to(memory_format=torch.channels_last)
+            _prepare(layer)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         """Image [..., 64, 64, 3], float -> embedding [..., E]."""
@@ -123,8 +124,7 @@ class Decoder(nn.Module):
             ]
         )
         for layer in (self.first, *self.layers):
-            _init_convolution(layer)  # type: ignore[arg-type]
-        self.layers.to(memory_format=torch.channels_last)
+            _prepare(layer)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Feature [..., D + S] -> image [..., 64, 64, 3]: the mean of a Normal with unit std."""
@@ -145,7 +145,9 @@ class Actor(nn.Module):
     MIN_STD = 1e-4
     MEAN_SCALE = 5.0
 
-    def __init__(self, feature_size: int, action_size: int, discrete: bool, units: int, layers: int):
+    def __init__(
+        self, feature_size: int, action_size: int, discrete: bool, units: int, layers: int
+    ):
         super().__init__()
         self.discrete = discrete
         self.network = dense(feature_size, action_size * (1 if discrete else 2), units, layers)

@@ -53,20 +53,23 @@ class Cursor(NamedTuple):
     agent_steps: int  # steps of the table, resets included
 
 
+EMPTY = Cursor(0, 0)
+
+
 class Forecast(NamedTuple):
     disk_bytes: int  # of a run's replay at its full budget
     memory_bytes: int  # of replay in the process: everything but pixels, and two batches
 
 
 class Replay:
-    """Grows by whole episodes; samples uniformly over episodes, then over positions (released code).
+    """Grows by whole episodes; samples uniformly over episodes, then positions (released code).
 
-    Begins with what `cursor` knows of the folder's files; what was collected later is cut off, since
-    a policy that does not exist yet collected it. Raises ValueError if the files hold less. Episodes
-    shorter than L are kept but cannot be sampled.
+    Begins with what `cursor` knows of the folder's files, by default nothing; what was collected
+    later is cut off, since a policy that does not exist yet collected it. Raises ValueError if the
+    files hold less. Episodes shorter than L are kept but cannot be sampled.
     """
 
-    def __init__(self, folder: Path, action_size: int, length: int, cursor: Cursor = Cursor(0, 0)):
+    def __init__(self, folder: Path, action_size: int, length: int, cursor: Cursor = EMPTY):
         folder.mkdir(parents=True, exist_ok=True)
         self.length = length
         self._action_size = action_size
@@ -87,7 +90,7 @@ class Replay:
 
     def cursor(self) -> Cursor:
         if not self._tables:
-            return Cursor(0, 0)
+            return EMPTY
         return Cursor(len(self._tables), self._starts[-1] + len(self._tables[-1]))
 
     def append(self, episode: Episode) -> None:
@@ -106,7 +109,7 @@ class Replay:
         self._register(first, table)
 
     def sample(self, generator: np.random.Generator, batch_size: int) -> Batch:
-        """A batch of `batch_size` windows of L steps. Raises UserError if no episode is that long."""
+        """`batch_size` windows of L steps. Raises UserError if no episode is that long."""
         if not self._samplable:
             raise UserError(
                 f"length: none of the {len(self._tables)} episodes has {self.length} agent_steps; "
@@ -145,9 +148,9 @@ class Replay:
             or step_bytes < cursor.agent_steps * self._row_bytes
         ):
             raise ValueError(f"replay in {self._index_path.parent} holds less than {cursor}")
-        os.truncate(self._images, cursor.agent_steps * IMAGE_BYTES)
-        os.truncate(self._steps, cursor.agent_steps * self._row_bytes)
-        os.truncate(self._index, sum(len(line) for line in lines))
+        _cut(self._images, cursor.agent_steps * IMAGE_BYTES)
+        _cut(self._steps, cursor.agent_steps * self._row_bytes)
+        _cut(self._index, sum(len(line) for line in lines))
         self._starts, self._tables, self._samplable = [], [], []
         for line in lines:
             entry = json.loads(line)
@@ -172,15 +175,21 @@ def forecast(config: Config, action_size: int) -> Forecast:
     return Forecast(steps * IMAGE_BYTES + table, table + 2 * batch)
 
 
+def _cut(descriptor: int, size_bytes: int) -> None:
+    """Shortens a file; one that is short enough stays untouched."""
+    if os.fstat(descriptor).st_size > size_bytes:
+        os.truncate(descriptor, size_bytes)
+
+
 def _write(descriptor: int, array: np.ndarray, offset: int) -> None:
-    data = memoryview(array).cast("B")
+    data = array.data.cast("B")
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
 
 
 def _read(descriptor: int, array: np.ndarray, offset: int) -> None:
-    data = memoryview(array).cast("B")
+    data = array.data.cast("B")
     while data:
         count = os.preadv(descriptor, [data], offset)
         if count == 0:

@@ -27,7 +27,7 @@ from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoin
 from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
 from dreamer.envs import Environment, make_environment
 from dreamer.machine import prepare_machine
-from dreamer.replay import Cursor, Episode, Replay, forecast
+from dreamer.replay import EMPTY, Cursor, Episode, Replay, forecast
 from dreamer.seeding import numpy_generator, stream_seed, torch_generator
 
 PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
@@ -225,9 +225,7 @@ class _Run:
             returns.append(float(episode.reward.sum()))
             if number == 0:
                 self._save_prediction(episode)
-        self.counters = c._replace(
-            evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps
-        )
+        self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
         self.evaluate_return = float(np.mean(returns))
         self._record(
             "evaluate",
@@ -358,7 +356,7 @@ class _Run:
             except ValueError as error:
                 warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
         self.metrics.restore(0)
-        self.replay = self._open_replay(Cursor(0, 0))
+        self.replay = self._open_replay(EMPTY)
 
     def _restore(self, content: dict[str, Any]) -> None:
         self.replay = self._open_replay(Cursor(**content["replay"]))

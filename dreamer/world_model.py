@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,18 @@ class ModelLosses(NamedTuple):
     states: State  # [B, L, ...] posterior states, detached: imagination starts here
 
 
-class Reconstruction(nn.Module):
+class Representation(nn.Module):
+    """A way to learn states: `forward(image, embed, feature)` gives named losses of a batch, from
+    images [B, L, 64, 64, 3], embeddings [B, L, E] and posterior states [B, L, S + D]."""
+
+    decoder: Decoder | None  # that the representation learns itself
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = None
+
+
+class Reconstruction(Representation):
     """Images are reconstructed from states (Eq. 10); the decoder also makes the videos."""
 
     def __init__(self, config: Config):
@@ -37,10 +49,11 @@ class Reconstruction(nn.Module):
         self.decoder = Decoder(config.feature_size, config.conv_depth)
 
     def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
+        assert self.decoder is not None
         return {"image_loss": image_loss(self.decoder(feature), image)}
 
 
-class Contrastive(nn.Module):
+class Contrastive(Representation):
     """States are told apart by their images, without pixels (Eq. 12).
 
     A state model q(s | o), a Normal over the feature with learned std, is a dense network on the
@@ -48,7 +61,6 @@ class Contrastive(nn.Module):
     Gradients flow into the states and the embeddings.
     """
 
-    decoder = None
     MIN_STD = 0.1
 
     def __init__(self, config: Config):
@@ -62,10 +74,8 @@ class Contrastive(nn.Module):
         return {"contrastive_loss": -information}
 
 
-class RewardOnly(nn.Module):
+class RewardOnly(Representation):
     """States are learned from rewards (and the KL) alone."""
-
-    decoder = None
 
     def __init__(self, config: Config):
         super().__init__()
@@ -74,7 +84,7 @@ class RewardOnly(nn.Module):
         return {}
 
 
-REPRESENTATIONS = {
+REPRESENTATIONS: dict[str, Callable[[Config], Representation]] = {
     "reconstruction": Reconstruction,
     "contrastive": Contrastive,
     "reward": RewardOnly,
@@ -129,7 +139,7 @@ class WorldModel(nn.Module):
         embed, observed = self.observe(image, batch.action, noise)
         feature = observed.states.feature
         kl = normal_kl(observed.posterior, observed.prior)
-        parts = self.representation(image, embed, feature)
+        parts: dict[str, Tensor] = self.representation(image, embed, feature)
         target = REWARD_TRANSFORMS[config.reward_transform](batch.reward)
         parts["reward_loss"] = unit_normal_loss(self.reward(feature), target)
         parts["kl_loss"] = config.kl_scale * KL_CLIPS[config.kl_clip](kl, config.free_nats)

@@ -136,7 +136,7 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("behaviour, representation", GROUPS)
+@pytest.mark.parametrize(("behaviour", "representation"), GROUPS)
 def test_every_pair_has_just_its_parts_and_each_update_moves_them(behaviour, representation):
     config = tiny(behaviour=behaviour, representation=representation)
     agent = Agent(config, SPACE)

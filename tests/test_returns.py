@@ -32,7 +32,8 @@ def test_lambda_return_is_the_weighted_sum_of_n_step_returns(trajectory, lam):
         weights = [(1 - lam) * lam ** (n - 1) for n in range(1, longest)] + [lam ** (longest - 1)]
         assert sum(weights) == pytest.approx(1)
         terms = [
-            w * n_step(reward, next_value, t, n) for n, w in zip(range(1, T + 1), weights, strict=False)
+            w * n_step(reward, next_value, t, n)
+            for n, w in zip(range(1, T + 1), weights, strict=False)
         ]
         torch.testing.assert_close(result[t], sum(terms))
 
@@ -64,8 +65,9 @@ def test_an_end_cuts_what_follows(trajectory):
     discount = torch.full_like(reward, GAMMA)
     discount[3] = 0
     result = lambda_return(reward, next_value, discount, 0.95)
-    changed = lambda_return(reward * torch.tensor([1.0] * 4 + [9.0] * 3, dtype=torch.float64)[:, None],
-                            next_value, discount, 0.95)  # fmt: skip
+    later = reward.clone()
+    later[4:] *= 9
+    changed = lambda_return(later, next_value, discount, 0.95)
     torch.testing.assert_close(result[3], reward[3])
     torch.testing.assert_close(result[:4], changed[:4])
 

@@ -54,7 +54,7 @@ def test_images_survive_the_way_to_floats_and_back():
     torch.testing.assert_close(to_uint8(seen), image, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("depth, embed", [(32, 1024), (4, 128)])
+@pytest.mark.parametrize(("depth", "embed"), [(32, 1024), (4, 128)])
 def test_encoder_and_decoder_have_the_papers_sizes(depth, embed):
     encoder, decoder = Encoder(depth), Decoder(230, depth)
     assert encoder(torch.rand(2, 3, 64, 64, 3)).shape == (2, 3, embed)
@@ -260,7 +260,9 @@ def test_information_bound_is_its_definition():
     feature = torch.randn(n, size).double()
     total = 0.0
     for i in range(n):
-        scores = [td.Normal(belief.mean[j], belief.std[j]).log_prob(feature[i]).sum() for j in range(n)]
+        scores = [
+            td.Normal(belief.mean[j], belief.std[j]).log_prob(feature[i]).sum() for j in range(n)
+        ]
         total += scores[i] - torch.stack(scores).logsumexp(0) + math.log(n)
     torch.testing.assert_close(information_bound(belief, feature), total / n)
 
@@ -276,4 +278,6 @@ def test_a_probe_decoder_has_no_gradient_into_the_model():
         assert all(gradient is None for gradient in gradients)
         probe = torch.autograd.grad(losses.probe, list(model.probe.parameters()))
         assert all(gradient.abs().max() > 0 for gradient in probe)
-        assert WorldModel(tiny(representation=representation, probe_decoder=False), A).decoder is None
+        assert (
+            WorldModel(tiny(representation=representation, probe_decoder=False), A).decoder is None
+        )

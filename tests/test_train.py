@@ -1,0 +1,331 @@
+"""The loop: what comes when, what is recorded, and that nothing is lost or doubled by a kill -9."""
+
+import json
+import multiprocessing
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dreamer.checkpoint import checkpoint_paths, load_checkpoint
+from dreamer.config import Config, UserError, make_config
+from dreamer.envs import Probe
+from dreamer.replay import Cursor, Replay
+from dreamer.train import (
+    COLLECT,
+    EVALUATE,
+    SAVE,
+    UPDATE,
+    Counters,
+    Progress,
+    exploration,
+    next_stage,
+    train,
+    updates_due,
+)
+
+
+def minute(task: str = "toy_dot", **overrides: Any) -> Config:
+    """A complete run in seconds."""
+    settings = dict(
+        task=task,
+        env_steps=1200,
+        time_limit_env_steps=40,
+        seed_episodes=2,
+        first_updates=7,
+        updates_per_1000_env_steps=100,
+        eval_every_env_steps=200,
+        eval_episodes=2,
+        checkpoint_every_env_steps=80,
+        log_every_updates=5,
+        batch_size=4,
+        length=5,
+        horizon=3,
+        conv_depth=2,
+        deter_size=12,
+        stoch_size=4,
+        hidden_size=12,
+        dense_units=12,
+    )
+    return make_config("tiny", {**settings, **overrides})
+
+
+def records(run_dir: Path) -> list[dict]:
+    """What metrics.jsonl says, without the seconds, which differ."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("seconds_")} for line in lines]
+
+
+def last_checkpoint(run_dir: Path) -> dict:
+    return load_checkpoint(checkpoint_paths(run_dir / "checkpoints")[-1])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    """Same metrics, same weights, same optimisers, same replay, same prediction."""
+    assert records(a) == records(b)
+    ours, theirs = last_checkpoint(a), last_checkpoint(b)
+    for content in (ours, theirs):
+        del content["seconds"], content["metrics_bytes"]  # lengths of the seconds' digits
+    assert_same(ours, theirs)
+    for name in ("images.u8", "steps.f32", "episodes.jsonl"):
+        assert (a / "replay" / name).read_bytes() == (b / "replay" / name).read_bytes()
+    with np.load(a / "prediction.npz") as x, np.load(b / "prediction.npz") as y:
+        assert all(np.array_equal(x[key], y[key]) for key in ("truth", "model", "env_steps"))
+
+
+# What comes when.
+
+
+def test_updates_are_due_in_the_papers_ratio():
+    config = make_config("submission")
+    seeding = Counters(env_steps=4000, episodes=4, seed_env_steps=4000)
+    assert updates_due(config, seeding) == 0
+    seeded = Counters(env_steps=5000, episodes=5, seed_env_steps=5000)
+    assert updates_due(config, seeded) == 100
+    assert updates_due(config, seeded._replace(env_steps=6000, episodes=6)) == 200
+    assert updates_due(config, seeded._replace(env_steps=2_000_000)) == 100 + 199_500
+
+
+def test_a_whole_run_follows_algorithm_1():
+    """The sequence of stages of a run of 8 episodes, with 2 seeds."""
+    config = minute(env_steps=8 * 40, eval_every_env_steps=120, checkpoint_every_env_steps=160)
+    c, stages = Counters(), []
+    while (stage := next_stage(config, c)) is not None:
+        stages.append(stage)
+        if stage == COLLECT:
+            seeds = c.seed_env_steps + (40 if c.episodes < 2 else 0)
+            c = c._replace(
+                env_steps=c.env_steps + 40, episodes=c.episodes + 1, seed_env_steps=seeds
+            )
+        elif stage == UPDATE:
+            c = c._replace(updates=c.updates + 1)
+        elif stage == EVALUATE:
+            c = c._replace(evaluated_env_steps=c.env_steps)
+        else:
+            c = c._replace(saved_env_steps=c.env_steps)
+    episode = [COLLECT] + 4 * [UPDATE]
+    expected = [
+        *[COLLECT, COLLECT],
+        *[UPDATE] * 7,
+        EVALUATE,  # 80 env_steps
+        *[*episode, EVALUATE],  # 120
+        *[*episode, SAVE],  # 160
+        *episode,
+        *[*episode, EVALUATE],  # 240
+        *episode,
+        *[*episode, EVALUATE, SAVE],  # 320
+    ]
+    assert stages == expected
+
+
+def test_exploration_of_discrete_actions_falls_linearly():
+    config = make_config("tiny", {"epsilon_env_steps": 1000})
+    amounts = [exploration(config, n, discrete=True) for n in (0, 500, 1000, 5000)]
+    assert amounts == pytest.approx([0.4, 0.25, 0.1, 0.1])
+    assert exploration(config, 500, discrete=False) == 0.3
+
+
+# What is recorded.
+
+
+def test_a_run_records_what_it_did(tmp_path):
+    logged: list[dict] = []
+    config = minute("probe", env_steps=400)
+    summary = train(config, tmp_path, log=logged.append)
+    assert summary.status == "COMPLETED"
+    assert summary[1:4] == (400, 200, 7 + 32)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == logged
+
+    episodes = [line for line in lines if line["kind"] == "episode"]
+    assert [e["env_steps"] for e in episodes] == list(range(40, 401, 40))
+    assert [e["random"] for e in episodes] == [True] * 2 + [False] * 8
+    # The probe's reward after n env_steps is n / 1024.
+    assert all(e["episode_return"] == 820 / 1024 for e in episodes)
+    evaluations = [line for line in lines if line["kind"] == "evaluate"]
+    assert [e["env_steps"] for e in evaluations] == [80, 200, 400]
+    assert all(e["evaluate_returns"] == [820 / 1024] * 2 for e in evaluations)
+    updates = [line for line in lines if line["kind"] == "update"]
+    assert [u["updates"] for u in updates] == [5, 10, 15, 20, 25, 30, 35]
+    assert {"model_loss", "image_loss", "kl", "model_gradient_norm", "actor_gradient_norm",
+            "value_gradient_norm", "actor_loss", "value_loss"} <= updates[0].keys()  # fmt: skip
+    times = [line for line in lines if line["kind"] == "time"]
+    parts = [times[-1][f"seconds_{s}"] for s in (COLLECT, UPDATE, EVALUATE, SAVE)]
+    assert all(part > 0 for part in parts) and times[-1]["seconds_total"] == sum(parts)
+    assert all(line.keys() >= {"kind", "env_steps", "agent_steps", "updates"} for line in lines)
+
+
+def test_what_replay_holds_is_what_the_environment_gave(tmp_path):
+    config = minute("probe", env_steps=400)
+    train(config, tmp_path)
+    cursor = last_checkpoint(tmp_path)["replay"]
+    replay = Replay(tmp_path / "replay", 2, config.length, Cursor(**cursor))
+    batch = replay.sample(np.random.default_rng(0), 50)
+    seeds = set()
+    for images, actions, rewards in zip(*(x.numpy() for x in batch[:3]), strict=True):
+        seen = [Probe.read(image) for image in images]
+        seeds |= {seed for seed, _, _ in seen}
+        counts = [count for _, count, _ in seen]
+        assert len({seed for seed, _, _ in seen}) == 1
+        assert np.diff(counts).tolist() == [2] * (config.length - 1)  # action repeat 2
+        for (_, count, led_here), action, reward in zip(seen, actions, rewards, strict=True):
+            np.testing.assert_array_equal(led_here, action)
+            assert reward == (2 * count - 1 if count else 0) / 1024
+    assert len(seeds) > 5
+
+
+def test_evaluation_episodes_differ_from_each_other_and_from_training(tmp_path):
+    train(minute(env_steps=400), tmp_path)
+    lines = records(tmp_path)
+    returns = [x for line in lines if line["kind"] == "evaluate" for x in line["evaluate_returns"]]
+    returns += [line["episode_return"] for line in lines if line["kind"] == "episode"]
+    assert len(set(returns)) == len(returns) == 6 + 10
+
+
+def test_a_finished_run_is_left_alone(tmp_path):
+    config = minute(env_steps=200)
+    train(config, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.suffix in (".pt", ".jsonl")}
+    assert train(config, tmp_path).status == "COMPLETED"
+    after = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.suffix in (".pt", ".jsonl")}
+    assert after == before
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    train(minute(env_steps=80), tmp_path)
+    with pytest.raises(UserError, match="another horizon"):
+        train(minute(env_steps=80, horizon=4), tmp_path)
+    train(minute(env_steps=80, log_every_updates=2), tmp_path)  # changes no outcome
+
+
+def test_diverged_losses_end_the_run(tmp_path):
+    with pytest.raises(FloatingPointError, match="not finite after"):
+        train(minute(model_learning_rate=1e20, gradient_clip_norm=1e30), tmp_path)
+
+
+# Interruption.
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("uninterrupted")
+    attempt(run_dir).join()
+    return run_dir
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["dreamer.train"])
+
+
+def attempt(run_dir: Path, done: Any = None) -> multiprocessing.Process:
+    """One attempt, in a process of its own; `done` counts its agent_steps and updates."""
+    process = CONTEXT.Process(target=_train_alone, args=(run_dir, done))
+    process.start()
+    return process
+
+
+def _train_alone(run_dir: Path, done: Any) -> None:
+    def count(progress: Progress) -> None:
+        if done is not None:
+            done.value += 1
+
+    torch.set_num_threads(1)
+    train(minute(), run_dir, on_progress=count)
+
+
+def test_a_run_killed_at_25_random_moments_is_the_same_run(tmp_path, uninterrupted):
+    """Each attempt ends after up to 120 more agent_steps and updates, and some milliseconds, which
+    may fall into a save, an evaluation or an append. There are about 50 between two checkpoints."""
+    moments = random.Random(0)
+    run_dir, kills, checkpoints = tmp_path / "0", 0, set()
+    while kills < 25:
+        done = CONTEXT.Value("i", 0)
+        process = attempt(run_dir, done)
+        goal = moments.randint(0, 120)
+        while process.exitcode is None and done.value < goal:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+        checkpoints.update(path.name for path in checkpoint_paths(run_dir / "checkpoints"))
+        if process.exitcode == 0:  # finished meanwhile: begin again, to be killed at other moments
+            assert_same_run(run_dir, uninterrupted)
+            run_dir = tmp_path / str(kills)
+    process = attempt(run_dir)
+    process.join()
+    assert process.exitcode == 0
+    assert len(checkpoints) > 5  # the kills were spread over the run
+    assert_same_run(run_dir, uninterrupted)
+
+
+def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
+    asked = random.Random(1)
+    statuses = []
+    while not statuses or statuses[-1] == "INTERRUPTED":
+        deadline = time.monotonic() + asked.uniform(0.3, 1.5)
+        torch.set_num_threads(1)
+        summary = train(minute(), tmp_path, should_stop=lambda d=deadline: time.monotonic() > d)
+        statuses.append(summary.status)
+    assert statuses[-1] == "COMPLETED" and len(statuses) > 1
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_only_two_checkpoints_are_kept_each_with_its_checksum(uninterrupted):
+    names = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
+    assert len(names) == 4
+    assert [name.removesuffix(".sha256") for name in names[1::2]] == names[0::2]
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, uninterrupted):
+    stop_at = 600
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, stop_at))
+    newest = checkpoint_paths(tmp_path / "checkpoints")[-1]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    newest.write_bytes(data)
+    with pytest.warns(UserWarning, match="damaged .* falling back"):
+        train(minute(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def stopper(run_dir: Path, env_steps: int):
+    """Says stop once the metrics have come so far."""
+
+    def should_stop() -> bool:
+        lines = records(run_dir)
+        return bool(lines) and lines[-1]["env_steps"] >= env_steps
+
+    return should_stop
+
+
+def test_what_is_cut_from_the_metrics_is_kept(tmp_path):
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, 300))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    tail = b'{"kind": "episode", "env_steps": 999}\n{"kind": "upd'
+    (tmp_path / "metrics.jsonl").write_bytes(before + tail)
+    train(minute(), tmp_path, should_stop=lambda: True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert (tmp_path / "metrics.discarded.jsonl").read_bytes() == tail + b"\n"
