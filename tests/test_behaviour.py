@@ -148,6 +148,36 @@ def test_every_pair_has_just_its_parts_and_each_update_moves_them(behaviour, rep
         assert all(moved), name
 
 
+def test_update_is_plain_adam_on_each_groups_own_gradient():
+    """Against `backward`, clipping by hand and the unfused Adam, over three updates."""
+    config = tiny(representation="contrastive", gradient_clip_norm=1.0)
+    fast, plain = Agent(config, SPACE), Agent(config, SPACE)
+    rates = {"model": 1e-3, "probe": 1e-3, "actor": 5e-4, "value": 5e-4}
+    optimisers = {
+        name: torch.optim.Adam(group, lr=rates[name], eps=config.adam_epsilon, foreach=False)
+        for name, group in plain.parameters.items()
+    }
+    everything = [p for group in plain.parameters.values() for p in group]
+    for update in range(3):
+        batch = random_batch(config)
+        fast.update(batch, update)
+        losses, _ = plain.losses(batch, plain.draw_noise(update))
+        gradients = {}
+        for name, loss in losses.items():
+            for p in everything:
+                p.grad = None
+            loss.backward(retain_graph=True)
+            gradients[name] = [p.grad.clone() for p in plain.parameters[name]]
+        for name, group in plain.parameters.items():
+            norm = torch.stack([g.square().sum() for g in gradients[name]]).sum().sqrt()
+            for p, g in zip(group, gradients[name], strict=True):
+                p.grad = g * min(1.0, 1.0 / norm.item())
+            optimisers[name].step()
+        for name in rates:
+            for a, b in zip(fast.parameters[name], plain.parameters[name], strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0.05 * rates[name])
+
+
 @pytest.mark.parametrize("name", ["model", "probe", "actor", "value"])
 def test_an_optimiser_moves_its_own_parameters_and_no_others(name):
     config = tiny(representation="contrastive")
