@@ -69,10 +69,8 @@ class Bars:
     def started(self, spec: Spec) -> None:
         self._bars[spec.run_id] = self._tqdm(
             total=spec.config["env_steps"],
-            desc=name(spec.config),
-            unit=" env_steps",
-            bar_format="{desc} {percentage:3.0f}%|{bar:20}| {postfix}",
-            postfix="starting",
+            desc=f"{name(spec.config)}  starting",
+            bar_format="{percentage:3.0f}%|{bar:16}| {desc}",
             leave=False,
             dynamic_ncols=True,
         )
@@ -80,7 +78,7 @@ class Bars:
     def running(self, spec: Spec, status: dict[str, Any]) -> None:
         bar = self._bars[spec.run_id]
         bar.n = min(status.get("env_steps") or 0, bar.total)
-        bar.set_postfix_str(progress_text(spec, status))
+        bar.set_description_str(f"{name(spec.config)}  {progress_text(spec, status)}")
 
     def ended(self, spec: Spec, status: dict[str, Any], note: str) -> None:
         self.done += 1

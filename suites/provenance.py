@@ -23,7 +23,7 @@ class Code(NamedTuple):
 
     commit: str | None  # None outside a git repository
     diff: str  # of tracked files against the commit, cut at MAX_DIFF_BYTES
-    untracked: list[str]  # Python and YAML files that git does not know
+    untracked: dict[str, str]  # Python and YAML files that git does not know, with their SHA-256
 
     @property
     def dirty(self) -> bool:
@@ -43,10 +43,18 @@ def code(root: Path = ROOT) -> Code:
     """The code in `root`, now."""
     commit = _git(root, "rev-parse", "HEAD").strip() or None
     if commit is None:
-        return Code(None, "", [])
+        return Code(None, "", {})
     diff = _git(root, "diff", "HEAD", "--", "*.py", "*.yaml", "*.toml", "*.txt")
     listed = _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
-    return Code(commit, diff[:MAX_DIFF_BYTES], sorted(listed.splitlines()))
+    untracked = {name: _sha256(root / name) for name in sorted(listed.splitlines())}
+    return Code(commit, diff[:MAX_DIFF_BYTES], untracked)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # it went away in the meantime
+        return ""
 
 
 def _git(root: Path, *arguments: str) -> str:

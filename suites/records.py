@@ -12,12 +12,14 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dreamer.config import UserError
 
+LOCK_WAIT_S = 0.5
 DEAD_AFTER_S = 120.0  # a heartbeat comes every few seconds; older means that nobody is there
 
 # The states that a run can be in, in the order in which they are shown.
@@ -117,11 +119,17 @@ def is_locked(folder: Path) -> bool:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the run's lock; raises BusyError if someone else does. It ends with the process."""
+    deadline = time.monotonic() + LOCK_WAIT_S  # `is_locked` holds it for a moment
     with open(folder / "lock", "ab+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"{folder.name}: another process is executing this run") from None
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    text = f"{folder.name}: another process is executing this run"
+                    raise BusyError(text) from None
+                time.sleep(0.02)
         yield
 
 
