@@ -107,7 +107,7 @@ def merge(suites: Iterable[Suite]) -> list[Run]:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Readable prefix and hash of the settings that change the outcome."""
-    outcome = {key: config[key] for key in _outcome_settings()}
+    outcome = {key: config[key] for key in outcome_settings()}
     digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
     task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
     return (
@@ -146,7 +146,8 @@ def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict
 
 
 @cache
-def _outcome_settings() -> tuple[str, ...]:
+def outcome_settings() -> tuple[str, ...]:
+    """The settings that make a run's identity."""
     fields = Config.__dataclass_fields__
     return tuple(name for name in SETTINGS if fields[name].metadata["outcome"])
 
@@ -291,7 +292,7 @@ def _add(runs: dict[str, Run], run: Run) -> None:
     if known is None:
         runs[run.run_id] = run
         return
-    if any(known.config[key] != run.config[key] for key in _outcome_settings()):
+    if any(known.config[key] != run.config[key] for key in outcome_settings()):
         raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
     suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
     runs[run.run_id] = known._replace(suites=suites)

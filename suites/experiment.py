@@ -90,6 +90,7 @@ def execute(
         if own_log:
             _redirect(folder / "log.txt")
         code = provenance.code()
+        _close_earlier(results, spec.run_id, attempt)
         board = _Board(spec, config, attempt, code.version, before or {}, on_status)
         with board.beating(), _signals() as stopped:
             _attempt(spec, config, attempt, code, board, lambda: stopped() or should_stop())
@@ -237,6 +238,20 @@ def _check_folder(folder: Path) -> None:
         ok = False
     if not ok:
         raise UserError(f"{path}: damaged; restore it, or start this run anew with --fresh")
+
+
+def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
+    """Earlier attempts that were killed still read RUNNING in Sacred's record; we hold the lock, so
+    they are not."""
+    for number in range(1, attempt):
+        path = results / "sacred" / f"{run_id}-{number}" / "run.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["status"] == "RUNNING":
+                stopped = {"status": "INTERRUPTED", "stop_time": record["heartbeat"]}
+                records.write_json(path, {**record, **stopped})
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # no such record, or one that cannot be read: the audit says so
 
 
 def _quiet_logger() -> Any:

@@ -32,10 +32,19 @@ class Files(FileStorageObserver):
     """Sacred's files, each written whole or not at all."""
 
     def save_json(self, obj: Any, filename: str) -> None:
-        write_json(Path(self.dir) / filename, flatten(obj))
+        write_json(Path(str(self.dir)) / filename, flatten(obj))
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """A damaged metrics.json is set aside; the rest of the run is recorded in a new one."""
+        try:
+            super().log_metrics(metrics_by_name, info)
+        except ValueError:
+            path = Path(str(self.dir)) / "metrics.json"
+            path.replace(path.with_name("metrics.damaged.json"))
+            super().log_metrics(metrics_by_name, info)
 
 
-class Sink(RunObserver):
+class Sink:
     """An observer whose failures are one warning and nothing more; later events are tried again."""
 
     def __init__(self, inner: RunObserver, name: str):
@@ -160,11 +169,21 @@ def file_sink(results: Path) -> Sink:
 
 def mongo_sink(url: str, failures: Path) -> Sink:
     """Sacred's MongoObserver. The URL's path names the database; raises UserError for a bad URL."""
-    from pymongo import MongoClient
-    from pymongo.errors import PyMongoError
     from sacred.observers import MongoObserver
 
+    client, database = connect(url)
+    inner = MongoObserver(client=client, db_name=database, failure_dir=str(failures))
+    return LaterSink(inner, mongo_urls.name(url))
+
+
+def connect(url: str) -> tuple[Any, str]:
+    """A client, which has not reached the server yet, and the database's name."""
     name = mongo_urls.name(url)
+    try:
+        from pymongo import MongoClient
+        from pymongo.errors import PyMongoError
+    except ImportError:
+        raise UserError(f"{name}: pymongo is not installed; pip install pymongo") from None
     timeout_ms = int(MONGO_TIMEOUT_S * 1000)
     try:
         client: Any = MongoClient(
@@ -172,10 +191,9 @@ def mongo_sink(url: str, failures: Path) -> Sink:
             serverSelectionTimeoutMS=timeout_ms,
             connectTimeoutMS=timeout_ms,
             socketTimeoutMS=timeout_ms,
-            tz_aware=False,
         )
         database = urllib.parse.urlsplit(url).path.strip("/") or MONGO_DATABASE
-        inner = MongoObserver(client=client, db_name=database, failure_dir=str(failures))
-    except (PyMongoError, ValueError, KeyError) as error:
+        client[database]  # complains about names that cannot be
+    except (PyMongoError, ValueError) as error:
         raise UserError(f"{name}: {without_credentials(str(error))}") from None
-    return LaterSink(inner, name)
+    return client, database

@@ -70,7 +70,7 @@ def _git(root: Path, *arguments: str) -> str:
 @cache
 def packages() -> dict[str, str]:
     """Every installed distribution and its version."""
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:

@@ -47,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser("python -m suites.run", description=__doc__.splitlines()[0], allow_abbrev=False)  # type: ignore[union-attr]
+    parser = Parser("python -m suites.run", description=__doc__.splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
     add("suites", nargs="+", metavar="SUITE", help="a YAML file; runs that several name run once")
     add("--dry-run", action="store_true", help="show the runs and stop")
@@ -386,7 +386,7 @@ def _execute_here(specs: list[Any], display: Any) -> None:
 def _submit(specs: list[Any], suites: Sequence[Suite], options: argparse.Namespace) -> int:
     """Hands the runs to SLURM and returns; `suites.status` tells how they fare."""
     try:
-        from slurm.executor import submit  # type: ignore[import-not-found]
+        from slurm.executor import submit
     except ImportError:
         raise UserError("executor slurm is not there yet; use --executor local") from None
     from suites.experiment import execute

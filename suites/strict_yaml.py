@@ -165,6 +165,7 @@ class _Converter:
             self._refuse_tag(node, here)
             value = [self.convert(item, f"{path}[{i}]") for i, item in enumerate(node.value)]
         else:
+            assert isinstance(node, yaml.ScalarNode)
             value = self._scalar(node, here)
         self.open.discard(id(node))
         return Node(value, where, path)
@@ -190,7 +191,7 @@ class _Converter:
             values[key] = child._replace(where=at.where)
         return values
 
-    def _scalar(self, node: yaml.Node, here: Node) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, here: Node) -> Any:
         if node.style is not None:  # quoted or block text
             if node.tag != "tag:yaml.org,2002:str":
                 raise here.error(f"tags are not supported ({show(node.tag)})")

@@ -1,0 +1,375 @@
+"""Can these records be trusted? The expected runs against what is on disk, and in MongoDB.
+
+    python -m suites.audit suites/figure6.yaml [--mongo URL] [--push] [--format json]
+    python -m suites.audit --run RUN_ID
+
+Each finding names the run, the attempt and what to do. Exit code 0 only if there is none. `--push`
+first fills MongoDB with exactly what it lacks, from the runs' own files; twice adds nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer.config import UserError
+from suites import expand, mongo_urls, records
+from suites.expand import Run
+from suites.run import Parser, parse_settings, select
+
+COUNTERS = ("kind", "env_steps", "agent_steps", "updates")
+RERUN = "run the suite again"
+
+
+class Finding(NamedTuple):
+    """Something that is not as it should be."""
+
+    kind: str
+    run_id: str  # "" for findings about the suite
+    attempt: int | None
+    text: str
+    todo: str
+
+
+class Recorded(NamedTuple):
+    """What a run's folder holds, read once."""
+
+    run: Run
+    folder: Path
+    state: str
+    status: records.Status
+    config: dict[str, Any] | None
+    metrics: list[dict[str, Any]]
+    bad_lines: list[int]
+    stories: dict[int, dict[str, Any]]  # provenance.json by attempt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 if all is well, 1 if there are findings, 2 for bad input."""
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if options.run:
+            print(story(options.results, options.run))
+            return 0
+        return audit(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "python -m suites.audit", description="Can these records be trusted?", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("suites", nargs="*", metavar="SUITE", help="a YAML file")
+    add("--run", metavar="RUN_ID", help="the whole story of one run instead")
+    add("--mongo", metavar="URL", help="compare with this MongoDB too; also DREAMER_MONGO_URL")
+    add("--push", action="store_true", help="fill MongoDB with what it lacks first")
+    add("--format", choices=("text", "json"), default="text")
+    add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
+    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
+        help="not these runs")  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="as it was given to suites.run")  # fmt: skip
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    options = parser.parse_args(arguments)
+    if bool(options.suites) == bool(options.run):
+        raise UserError("give suites, or --run RUN_ID")
+    return options
+
+
+def audit(options: argparse.Namespace) -> int:
+    suites = [expand.expand(path, parse_settings(options.settings)) for path in options.suites]
+    runs = select(expand.merge(suites), options.only, options.leave_out)
+    recorded = [read(options.results, run) for run in runs]
+    whole = not (options.only or options.leave_out)
+    findings = check_all(options.results, recorded, [s.name for s in suites] if whole else [])
+    for url in _urls(options, suites):
+        from suites import mongo
+
+        server = mongo.Server(url)
+        if options.push:
+            pushed = sum(server.push(options.results, record) for record in recorded)
+            print(f"{server.name}: {pushed} records filled in", file=sys.stderr)
+        findings += server.check(options.results, recorded)
+    if options.format == "json":
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    else:
+        print(text(findings, len(runs)))
+    return 1 if findings else 0
+
+
+def _urls(options: argparse.Namespace, suites: Sequence[expand.Suite]) -> list[str]:
+    if options.mongo:
+        mongo_urls.give(options.mongo)
+    urls = mongo_urls.all_urls([url for suite in suites for url in suite.observers])
+    if options.push and not urls:
+        raise UserError("--push: no server is named; give --mongo URL")
+    return list(dict.fromkeys(urls))
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def read(results: Path, run: Run) -> Recorded:
+    folder = records.run_folder(results, run.run_id)
+    status = records.read_status(folder)
+    metrics, bad_lines = read_metrics(folder / "metrics.jsonl")
+    stories = {n: _json(folder / f"attempts/{n}/provenance.json") for n in records.attempts(folder)}
+    return Recorded(
+        run, folder, records.state_of(folder, status), status or {},
+        _json(folder / "config.json"), metrics, bad_lines,
+        {n: found for n, found in stories.items() if found is not None},
+    )  # fmt: skip
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """(records, numbers of lines that are none)"""
+    found, bad = [], []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if not all(isinstance(record[key], (int, str)) for key in COUNTERS):
+                raise ValueError
+            found.append(record)
+        except (ValueError, TypeError, KeyError):
+            bad.append(number)
+    return found, bad
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+# --- Checking -------------------------------------------------------------------------------------
+
+
+def check_all(results: Path, recorded: Sequence[Recorded], suites: Sequence[str]) -> list[Finding]:
+    """All findings from the files. `suites`: names whose unexpected runs are looked for."""
+    findings = [finding for record in recorded for finding in check_run(results, record)]
+    findings += check_versions(recorded)
+    findings += check_seeds(recorded)
+    findings += check_unexpected(results, {r.run.run_id for r in recorded}, set(suites))
+    return findings
+
+
+def check_run(results: Path, r: Recorded) -> Iterator[Finding]:
+    """What is wrong with one run by itself."""
+    attempt = r.status.get("attempt")
+
+    def finding(kind: str, text: str, todo: str) -> Finding:
+        return Finding(kind, r.run.run_id, attempt, text, todo)
+
+    if r.state == records.MISSING and not r.metrics:
+        yield finding("missing", "it was never started", RERUN)
+        return
+    if r.state == records.FAILED:
+        log = r.folder / "attempts" / str(attempt) / "error.txt"
+        yield finding("failed", str(r.status.get("error")), f"see {log}; then --retry-failed")
+    elif r.state == records.DEAD:
+        yield finding("dead", f"last heartbeat {r.status.get('heartbeat')}", RERUN)
+    elif r.state != records.DONE:
+        yield finding("incomplete", f"it is {r.state}", RERUN)
+    if r.config is None:
+        yield finding("config", "config.json cannot be read", "restore it, or start it --fresh")
+    else:
+        differing = sorted(
+            key for key in expand.outcome_settings() if r.config.get(key) != r.run.config[key]
+        )
+        if differing:
+            shown = ", ".join(f"{k}={r.config.get(k)!r}" for k in differing)
+            yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
+    if not r.stories:
+        yield finding("provenance", "no attempt says where it comes from", "start it --fresh")
+    yield from (finding("metrics", problem, "start it --fresh") for problem in metrics_problems(r))
+    budget = r.run.config["env_steps"]
+    last = max((m["env_steps"] for m in r.metrics), default=0)
+    if r.state == records.DONE and last < budget:
+        yield finding("short", f"{last:,} of {budget:,} env_steps are recorded", "start it --fresh")
+    for path in sorted((r.folder / "checkpoints").glob("checkpoint-*.pt")):
+        if not checksum_holds(path):
+            todo = "delete it: the one before is used" if r.state != records.DONE else "delete it"
+            yield finding("checksum", f"{path.name} is damaged", todo)
+    yield from check_sacred(results, r)
+
+
+def metrics_problems(r: Recorded) -> Iterator[str]:
+    """Lines that cannot be read, counters that go back, gaps, numbers that are not finite."""
+    for number in r.bad_lines:
+        yield f"line {number} of metrics.jsonl cannot be read"
+    before = {"env_steps": 0, "updates": 0}
+    logged_updates, episode_end = 0, 0
+    config = r.config or r.run.config
+    for m in r.metrics:
+        for key in before:
+            if m[key] < before[key]:
+                yield f"{key} goes back from {before[key]} to {m[key]}"
+            before[key] = m[key]
+        if m["kind"] == "update":
+            if m["updates"] != logged_updates + config["log_every_updates"]:
+                yield f"a gap between updates {logged_updates} and {m['updates']}"
+            logged_updates = m["updates"]
+        if m["kind"] == "episode":
+            if m["env_steps"] - episode_end > config["time_limit_env_steps"]:
+                yield f"a gap between env_steps {episode_end} and {m['env_steps']}"
+            episode_end = m["env_steps"]
+        for name, value in m.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                yield f"{name} is {value} at {m['env_steps']} env_steps"
+
+
+def checksum_holds(path: Path) -> bool:
+    try:
+        expected = path.with_suffix(".pt.sha256").read_text().split()[0]
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    except (OSError, IndexError):
+        return False
+
+
+def check_sacred(results: Path, r: Recorded) -> Iterator[Finding]:
+    """Sacred's files of every attempt: there, readable, with the status that was."""
+    last = r.status.get("attempt")
+    for number in records.attempts(r.folder):
+        folder = results / "sacred" / f"{r.run.run_id}-{number}"
+        record = _json(folder / "run.json")
+
+        def finding(text: str, number: int = number) -> Finding:
+            todo = "the run's own files are the truth; nothing, or push them to MongoDB"
+            return Finding("sacred", r.run.run_id, number, text, todo)
+
+        if record is None:
+            yield finding("Sacred's run.json is missing or damaged")
+            continue
+        if number == last and r.state != records.DEAD and record["status"] != r.status["status"]:
+            yield finding(f"Sacred says {record['status']}, the run {r.status['status']}")
+        if (folder / "metrics.json").exists() and _json(folder / "metrics.json") is None:
+            yield finding("Sacred's metrics.json is damaged")
+
+
+def check_versions(recorded: Sequence[Recorded]) -> Iterator[Finding]:
+    """Code, packages and renderers that differ among the runs of a suite."""
+    aspects = {
+        "code": lambda s: s.get("code"),
+        "packages": lambda s: _digest(s.get("packages")),
+        "renderer": lambda s: s.get("renderer") if s.get("renderer") != "none" else None,
+    }
+    for name, aspect in aspects.items():
+        users: dict[Any, list[tuple[str, int]]] = {}
+        for r in recorded:
+            for number, story in r.stories.items():
+                if aspect(story) is not None:
+                    users.setdefault(aspect(story), []).append((r.run.run_id, number))
+        if len(users) < 2:
+            continue
+        usual = max(users, key=lambda version: len(users[version]))
+        for version, attempts in users.items():
+            if version != usual:
+                run_id, number = attempts[0]
+                text = f"{len(attempts)} attempts with {name} {version}, most with {usual}"
+                yield Finding(f"{name} differs", run_id, number, text, "compare; --fresh to unify")
+
+
+def check_seeds(recorded: Sequence[Recorded]) -> Iterator[Finding]:
+    """Runs with different seeds and the same numbers: one of them is a copy."""
+    met: dict[str, Recorded] = {}
+    for r in recorded:
+        returns = [m.get("episode_return") for m in r.metrics if m["kind"] == "episode"]
+        if len(returns) < 2:
+            continue
+        key = _digest(returns)
+        other = met.setdefault(key, r)
+        if other is not r:
+            text = f"the same episode returns as {other.run.run_id}"
+            yield Finding(
+                "repeated", r.run.run_id, r.status.get("attempt"), text, "start it --fresh"
+            )
+
+
+def check_unexpected(results: Path, expected: set[str], suites: set[str]) -> Iterator[Finding]:
+    """Folders that say they belong to the suite, and runs that stand under another's name."""
+    if not suites or not (results / "runs").is_dir():
+        return
+    for folder in sorted((results / "runs").iterdir()):
+        if folder.name in expected:
+            continue
+        status = records.read_status(folder) or {}
+        if suites & set(status.get("suites") or ()):
+            known = status.get("run_id") in expected
+            kind = "duplicated" if known else "unexpected"
+            text = f"a copy of {status['run_id']}" if known else "the suite has no such run"
+            todo = "move it away, or restore the suite that it came from"
+            yield Finding(kind, folder.name, status.get("attempt"), text, todo)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# --- Saying ---------------------------------------------------------------------------------------
+
+
+def text(findings: Sequence[Finding], runs: int) -> str:
+    lines = []
+    for f in findings:
+        attempt = f" attempt {f.attempt}" if f.attempt else ""
+        lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
+    lines.append(f"{runs} runs, {len(findings)} findings" if findings else f"{runs} runs, all well")
+    return "\n".join(lines)
+
+
+def story(results: Path, run_id: str) -> str:
+    """Everything about one run: settings, attempts, how they ended, what was measured."""
+    folder = records.run_folder(results, run_id)
+    if not folder.is_dir():
+        from dreamer.config import nearest
+
+        names = [path.name for path in (results / "runs").glob("*")]
+        raise UserError(
+            f"--run {run_id}: no such run" + (f"; {nearest(run_id, names)}" if names else "")
+        )
+    status = records.read_status(folder)
+    lines = [run_id, f"  state {records.state_of(folder, status)}"]
+    lines += [f"  {key} {value}" for key, value in (status or {}).items() if value is not None]
+    for number in records.attempts(folder):
+        lines += _attempt_story(folder / "attempts" / str(number), number)
+    metrics, bad = read_metrics(folder / "metrics.jsonl")
+    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(bad)} lines that cannot be read")
+    for m in metrics:
+        if m["kind"] == "evaluate":
+            lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")
+    return "\n".join(lines)
+
+
+def _attempt_story(folder: Path, number: int) -> list[str]:
+    found: Mapping[str, Any] = _json(folder / "provenance.json") or {}
+    machine = found.get("machine") or {}
+    lines = [
+        f"  attempt {number}, started {found.get('started')} by {found.get('executor')}",
+        f"    code {found.get('code')}, renderer {found.get('renderer')}",
+        f"    on {machine.get('host')}: {machine.get('processor')}, GPUs {machine.get('gpus')}",
+        f"    preset {found.get('preset')}, overrides {json.dumps(found.get('overrides'))}",
+        f"    command {' '.join(found.get('command') or ())}",
+    ]
+    if (folder / "error.txt").exists():
+        lines.append(f"    failed, see {folder / 'error.txt'}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())
