@@ -483,27 +483,30 @@ def draw_prediction(
             frames = range(block * per_row, min((block + 1) * per_row, len(truth)))
             images = (truth, model, error_image(truth, model))
             for line, (name, rows) in enumerate(zip(ROW_NAMES, images, strict=True)):
-                strip = np.concatenate([rows[frame] for frame in frames], axis=1)
                 left, bottom = 0.45 / PAGE_WIDTH, (top - (line + 1) * cell) / height
                 width = cell * len(frames) / PAGE_WIDTH
                 axes = figure.add_axes((left, bottom, width, cell * 0.97 / height))
-                axes.imshow(strip, aspect="auto", interpolation="nearest")
+                axes.imshow(_strip(rows, frames, context), aspect="auto", interpolation="nearest")
                 axes.set_axis_off()
                 figure.text(left - 0.006, bottom + cell / 2 / height, name, ha="right", va="center",
                             fontsize=7.5)  # fmt: skip
-                _frame_edges(axes, frames, context, rows.shape[1], line)
+            for place, frame in enumerate(frames):
+                if frame == 0 or (frame + 1) % 5 == 0:
+                    x = (0.45 + (place + 0.5) * cell) / PAGE_WIDTH
+                    words = "t=1" if frame == 0 else str(frame + 1)
+                    figure.text(x, (top + 0.03) / height, words, ha="center", va="bottom",
+                                fontsize=6.5, color=GREY)  # fmt: skip
     return finish(figure, notes, synthetic)
 
 
-def _frame_edges(axes: Axes, frames: range, context: int, size: int, line: int) -> None:
-    """Frame numbers above the strip, thin gaps between frames, a mark where context ends."""
-    for place, frame in enumerate(frames):
-        axes.axvline(place * size - 0.5, color="white", linewidth=0.5)
-        if line == 0 and (frame == 0 or (frame + 1) % 5 == 0):
-            axes.text((place + 0.5) * size, -3, f"t={frame + 1}" if frame == 0 else str(frame + 1),
-                      ha="center", va="bottom", fontsize=6.5, color=GREY)  # fmt: skip
-        if frame == context:
-            axes.axvline(place * size - 0.5, color="#D55E00", linewidth=1.6)
+def _strip(images: np.ndarray, frames: range, context: int) -> np.ndarray:
+    """Frames side by side with a white gap left of each, orange where the context ends."""
+    parts = []
+    for frame in frames:
+        colour, width = ((213, 94, 0), 5) if frame == context else ((255, 255, 255), 2)
+        gap = np.full((images.shape[1], width, 3), colour, np.uint8)
+        parts += [gap, images[frame]]
+    return np.concatenate(parts, axis=1)
 
 
 def draw_predictions(

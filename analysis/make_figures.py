@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -272,7 +273,7 @@ def predictions_of(summary: Summary, results: Path) -> list[Prediction]:
                     run.run_id, run.task, run.method, int(run.seed), file["truth"], file["model"],
                     int(file["context"]), int(file["env_steps"]),
                 )  # fmt: skip
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             summary.problems.append(f"{run.run_id}: prediction.npz is damaged ({error})")
     order = {task: place for place, task in enumerate(summary.tasks)}
     rank = {method: place for place, method in enumerate(summary.styles)}

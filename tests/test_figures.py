@@ -1,0 +1,340 @@
+"""Figures: every kind is drawn whole, honest and the same everywhere; the command's behaviour."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from analysis import examples, figures, make_figures
+from analysis.methods import STYLES
+from analysis.published import CONTROL_TASKS
+from suites.expand import expand
+
+ROOT = Path(__file__).parents[1]
+
+GRID = """
+preset: tiny
+seeds: 3
+published: [d4pg, a3c, slac]
+grid:
+  task: [cartpole_balance, hopper_hop, quadruped_run]
+  behaviour: [dreamer, planet]
+"""
+SUITES = {
+    "figure4": """
+preset: tiny
+seeds: 2
+grid:
+  - {task: cartpole_balance, behaviour: [dreamer, no_value], horizon: [5, 10, 15]}
+  - {task: cartpole_balance, behaviour: planet, planner_horizon: [5, 10, 15]}
+""",
+    "figure5": "preset: tiny\nseeds: 1\ngrid: {task: [cup_catch, walker_walk]}\n",
+    "figure6": GRID,
+    "figure9": GRID.replace("[dreamer, planet]", "[dreamer, no_value, planet]"),
+    "figure10": GRID.replace(
+        "behaviour: [dreamer, planet]", "representation: [reconstruction, contrastive, reward]"
+    ),
+    "figure11": GRID.replace("behaviour: [dreamer, planet]", "action_repeat: [1, 2, 4]"),
+    "plain": "preset: tiny\nseeds: 1\ngrid: {task: [toy_dot]}\n",
+}
+DRAWN = {
+    "figure4": {"horizons"},
+    "figure5": {"curves", "predictions", "observations"},
+    "figure6": {"bars", "aggregates", "curves", "observations"},
+    "figure9": {"aggregates", "curves", "observations"},
+    "figure10": {"aggregates", "curves", "observations"},
+    "figure11": {"aggregates", "curves", "observations"},
+    "plain": {"curves"},
+}
+
+
+def suite_file(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Every kind of suite from synthetic records: {name: (Summary, [Drawn])}, and the folder."""
+    folder = tmp_path_factory.mktemp("figures")
+    paths = [suite_file(folder, name, text) for name, text in SUITES.items()]
+    examples.write_suites(folder / "results", paths)
+    results = {}
+    drawn = {}
+    options = make_figures.arguments(["--results", str(folder / "results")])
+    source = make_figures.FileSource(options.results)
+    for path in paths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # a layout that does not fit warns
+            summary, figures_, _ = make_figures.make_suite(expand(path), source, options, None)
+        results[path.stem] = summary
+        drawn[path.stem] = {one.name: one for one in figures_}
+    return folder, results, drawn
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_each_suite_gets_its_figures(made, name):
+    folder, _, drawn = made
+    names = {one for one in drawn[name] if not one.startswith("prediction-")}
+    assert names == DRAWN[name]
+    assert any(one.startswith("prediction-") for one in drawn[name])
+    out = folder / "results" / "figures" / name
+    for one in drawn[name].values():
+        assert (out / f"{one.name}.png").stat().st_size > 5000
+        assert (out / f"{one.name}.pdf").exists() == one.pdf
+        with Image.open(out / f"{one.name}.png") as image:
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    for table in ("scores.csv", "scores.md", "scores.tex", "runs.csv", "problems.txt"):
+        assert (out / table).exists()
+    assert not list(out.glob("*.tmp*"))
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_nothing_is_cut_off_and_no_titles_overlap(made, name):
+    """Every text lies inside its figure; titles and tick labels of panels do not overlap."""
+    _, _, drawn = made
+    for one in drawn[name].values():
+        figure = one.figure
+        renderer = figure.canvas.get_renderer()
+        page = figure.bbox
+        titles = []
+        texts = [text for text in figure.findobj(figures.matplotlib.text.Text) if text.get_text()]
+        for text in texts:
+            if not text.get_visible() or text.get_text() == "SYNTHETIC" or _hidden(text):
+                continue
+            box = text.get_window_extent(renderer)
+            inside = (
+                box.x0 >= page.x0 - 1 and box.y0 >= page.y0 - 1
+                and box.x1 <= page.x1 + 1 and box.y1 <= page.y1 + 1
+            )  # fmt: skip
+            assert inside, f"{one.name}: {text.get_text()!r} at {box} leaves {page}"
+        for axes in figure.axes:
+            if axes.get_title():
+                titles.append(axes.title.get_window_extent(renderer))
+        for number, a in enumerate(titles):
+            assert not any(_overlap(a, b) for b in titles[number + 1 :]), one.name
+
+
+def _hidden(text) -> bool:
+    """Tick labels outside the axis' limits are never drawn."""
+    axes = text.axes
+    if axes is None:
+        return False
+    for axis, place in ((axes.xaxis, 0), (axes.yaxis, 1)):
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if text in (tick.label1, tick.label2):
+                low, high = sorted(axis.get_view_interval())
+                return not low <= text.get_position()[place] <= high
+    return False
+
+
+def _overlap(a, b) -> bool:
+    return a.x0 < b.x1 and b.x0 < a.x1 and a.y0 < b.y1 and b.y0 < a.y1
+
+
+def test_pdf_fonts_are_embedded_truetype(made):
+    folder, _, _ = made
+    data = (folder / "results" / "figures" / "figure6" / "bars.pdf").read_bytes()
+    assert b"/FontFile2" in data and b"/Type3" not in data
+
+
+def test_a_method_has_one_colour_everywhere(made):
+    _, _, drawn = made
+    for name in ("figure4", "figure9", "figure6"):
+        for one in drawn[name].values():
+            if one.name not in ("curves", "horizons", "bars"):
+                continue
+            handles = one.figure.legends[0].legend_handles
+            colours = {
+                handle.get_label(): to_hex(
+                    handle.get_facecolor() if one.name == "bars" else handle.get_color()
+                )
+                for handle in handles
+            }
+            assert colours["Dreamer"].upper() == STYLES["dreamer/reconstruction"].colour
+            assert colours["PlaNet"].upper() == STYLES["planet/reconstruction"].colour
+
+
+def test_synthetic_data_say_so_everywhere(made):
+    folder, _, drawn = made
+    for name, several in drawn.items():
+        for one in several.values():
+            words = [text.get_text() for text in one.figure.texts]
+            assert "SYNTHETIC" in words
+            assert any("no agent was trained" in text for text in words)
+            assert one.data["synthetic"].all()
+        assert "SYNTHETIC" in (folder / "results" / "figures" / name / "scores.md").read_text()
+
+
+def test_footers_say_what_the_band_is_and_warn_of_published_numbers(made):
+    _, _, drawn = made
+    footer = _footer(drawn["figure9"]["curves"].figure)
+    assert "Mean over 3 seeds per task and method; shade: one standard deviation." in footer
+    assert "18 tasks (no quadruped)" in footer and "from states" in footer
+    bars = _footer(drawn["figure6"]["bars"].figure)
+    assert "last 5 evaluations" in bars and "stratified bootstrap" in bars
+    assert "Without quadruped" in bars
+    assert "One seed per task and method" in _footer(drawn["plain"]["curves"].figure)
+
+
+def _footer(figure) -> str:
+    return max((text.get_text() for text in figure.texts), key=len).replace("\n", " ")
+
+
+def test_csv_of_a_figure_tells_the_origin_of_every_point(made):
+    folder, summaries, _ = made
+    table = pd.read_csv(folder / "results" / "figures" / "figure9" / "curves.csv")
+    assert len(table) == len(summaries["figure9"].curves)
+    for row in table.itertuples():
+        assert row.n == len(row.run_ids.split(";")) == 3
+        assert row.attempts == "1;1;1"
+        assert row.commits == "0123456789ab;0123456789ab;0123456789ab"
+
+
+def test_the_same_records_give_the_same_bytes(made, tmp_path):
+    folder, _, _ = made
+    code = make_figures.main(
+        ["--suite", str(folder / "plain.yaml"), "--results", str(folder / "results"),
+         "--out", str(tmp_path)]
+    )  # fmt: skip
+    assert code == 0
+    for path in (tmp_path / "plain").iterdir():
+        assert path.read_bytes() == (folder / "results/figures/plain" / path.name).read_bytes()
+
+
+def test_lines_are_drawn_where_the_numbers_are():
+    table = pd.DataFrame(
+        {"task": "walker_walk", "method": "dreamer/reconstruction", "env_steps": [100, 200, 300],
+         "mean": [10.0, 20, 30], "low": [5.0, 15, 25], "high": [15.0, 25, 35], "n": [3, 3, 2],
+         "n_expected": 3}
+    )  # fmt: skip
+    style = {"dreamer/reconstruction": STYLES["dreamer/reconstruction"]}
+    axes = figures.draw_lines(table, style).axes[0]
+    solid, dotted = axes.lines
+    np.testing.assert_array_equal(solid.get_ydata(), [10, 20, np.nan])
+    np.testing.assert_array_equal(dotted.get_ydata(), [np.nan, 20, 30])
+    assert axes.get_ylim()[1] >= 1000 and axes.get_title() == "Walker Walk"
+
+
+def test_a_panel_without_runs_says_so():
+    table = pd.DataFrame(
+        columns=["task", "method", "env_steps", "mean", "low", "high", "n", "n_expected"]
+    )
+    figure = figures.draw_lines(table, {}, tasks=["walker_walk"])
+    assert "no runs" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_error_image_is_grey_where_the_model_is_right():
+    truth = np.array([[[0, 100, 255]]], np.uint8)
+    assert figures.error_image(truth, truth).tolist() == [[[127, 127, 127]]]
+    assert figures.error_image(truth, np.array([[[255, 100, 0]]], np.uint8)).tolist() == [
+        [[255, 127, 0]]
+    ]
+
+
+def test_a_page_holds_twenty_panels():
+    table = pd.DataFrame(
+        [(task, "dreamer/reconstruction", x, 1.0, 0.0, 2.0, 3, 3) for task in CONTROL_TASKS
+         for x in (1, 2)],
+        columns=["task", "method", "env_steps", "mean", "low", "high", "n", "n_expected"],
+    )  # fmt: skip
+    style = {"dreamer/reconstruction": STYLES["dreamer/reconstruction"]}
+    figure = figures.draw_lines(table, style, notes=["a note"])
+    width, height = figure.get_size_inches()
+    assert len(figure.axes) == 20 and width <= 7 and height <= 9.2
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def command(*words) -> subprocess.CompletedProcess:
+    """The real command, from another folder."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "analysis" / "make_figures.py"), *map(str, words)],
+        capture_output=True, text=True, cwd="/", timeout=120,
+    )  # fmt: skip
+
+
+def test_the_command_runs_from_anywhere(made, tmp_path):
+    folder, _, _ = made
+    done = command(
+        "--suite", folder / "plain.yaml", "--results", folder / "results", "--out", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plain: " in done.stdout
+    assert (tmp_path / "plain" / "curves.pdf").exists()
+
+
+def fails(capsys, *words) -> str:
+    """The one line that the command prints; it exits with code 2."""
+    assert make_figures.main([str(word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*\n", error), error
+    return error
+
+
+def test_mistakes_are_one_line(made, tmp_path, capsys):
+    folder, _, _ = made
+    plain, results = folder / "plain.yaml", folder / "results"
+    assert "did you mean 'quickstart'" in fails(capsys, "--suite", "suites/quikstart.yaml")
+    assert "no such results folder" in fails(capsys, "--suite", plain, "--results", tmp_path / "x")
+    assert "no results of plain" in fails(capsys, "--suite", plain, "--results", tmp_path)
+    assert "no values of klx" in fails(
+        capsys, "--suite", plain, "--results", results, "--metric", "klx", "--out", tmp_path
+    )
+    assert "--last 0" in fails(capsys, "--suite", plain, "--results", results, "--last", "0")
+    assert "not JSON" in fails(
+        capsys, "--suite", plain, "--results", results, "--reference",
+        suite_file(tmp_path, "bad", "["),
+    )  # fmt: skip
+    typo = suite_file(tmp_path, "typo", SUITES["plain"].replace("preset", "presett"))
+    assert "did you mean 'preset'" in fails(capsys, "--suite", typo)
+
+
+def test_nan_returns_make_a_marked_figure(tmp_path, capsys):
+    path = suite_file(tmp_path, "nan", "preset: tiny\nseeds: 2\ngrid: {task: walker_walk}\n")
+    examples.write_suites(tmp_path, [path])
+    run = expand(path).runs[0]
+    record = tmp_path / "runs" / run.run_id / "metrics.jsonl"
+    text = record.read_text()
+    record.write_text(re.sub(r'"evaluate_return":[\d.]+', '"evaluate_return":NaN', text))
+    assert make_figures.main(["--suite", str(path), "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{run.run_id}: 11 values of evaluate_return are not numbers" in said
+    table = pd.read_csv(tmp_path / "figures" / "nan" / "curves.csv")
+    assert set(table["n"]) == {1} and set(table["n_expected"]) == {2}
+
+
+def test_reference_and_export(made, tmp_path):
+    folder, _, _ = made
+    words = ["--suite", str(folder / "figure5.yaml"), "--results", str(folder / "results"),
+             "--out", str(tmp_path)]  # fmt: skip
+    assert make_figures.main([*words, "--export", str(tmp_path / "ours.json")]) == 0
+    assert make_figures.main([*words, "--reference", str(tmp_path / "ours.json")]) == 0
+
+
+def test_a_suite_of_suites_stands_for_its_parts(made, tmp_path, capsys):
+    folder, _, _ = made
+    both = suite_file(folder, "both", "include: [plain.yaml, figure5.yaml]\n")
+    words = ["--suite", str(both), "--results", str(folder / "results"), "--out", str(tmp_path)]
+    assert make_figures.main(words) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "figure5"}
+
+
+def test_a_damaged_prediction_is_named(made, tmp_path, capsys):
+    path = suite_file(tmp_path, "damaged", SUITES["plain"])
+    examples.write_suites(tmp_path, [path])
+    run_id = expand(path).runs[0].run_id
+    (tmp_path / "runs" / run_id / "prediction.npz").write_bytes(b"PK\x03\x04 no")
+    assert make_figures.main(["--suite", str(path), "--results", str(tmp_path)]) == 0
+    assert f"{run_id}: prediction.npz is damaged" in capsys.readouterr().out
