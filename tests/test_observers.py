@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import datetime
+import json
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +101,61 @@ def test_a_server_that_comes_back_gets_what_it_missed(server, tmp_path, monkeypa
     with pytest.warns(UserWarning, match="misses records, training goes on"):
         assert execute(spec, should_stop=back_after_a_while)["status"] == "COMPLETED"
     check(server, spec)
+
+
+def events(name: str) -> list[tuple[str, dict]]:
+    """What Sacred tells an observer in the course of a run."""
+    time_now = datetime.datetime(2026, 1, 1)
+    about = {"name": "dreamer", "base_dir": ".", "sources": [], "dependencies": []}
+    series = {"kl": {"steps": [1, 2], "values": [3.0, 4.0], "timestamps": [time_now] * 2}}
+    start = {"ex_info": about, "command": "main", "host_info": {}, "start_time": time_now}
+    beat = {"info": {}, "captured_out": "", "beat_time": time_now, "result": None}
+    return [
+        ("started_event", {**start, "config": {"seed": 0}, "meta_info": {}, "_id": name}),
+        ("log_metrics", {"metrics_by_name": series, "info": {}}),
+        ("heartbeat_event", beat),
+        ("completed_event", {"stop_time": time_now, "result": 1.0}),
+    ]
+
+
+def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp_path):
+    names = [f"run-{i}-1" for i in range(40)]
+    sinks = [observers.mongo_sink(server.url, tmp_path) for _ in names]
+    files = [observers.file_sink(tmp_path / "results") for _ in names]
+    together = threading.Barrier(len(names))
+
+    def start(i: int) -> None:
+        together.wait()
+        for event, arguments in events(names[i]):
+            getattr(files[i], event)(**copy.deepcopy(arguments))
+            getattr(sinks[i], event)(**arguments)
+
+    threads = [threading.Thread(target=start, args=(i,)) for i in range(len(names))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for sink in sinks:
+        sink.join()
+    recorded = list(server.database["runs"].find({}))
+    assert sorted(run["_id"] for run in recorded) == sorted(names)
+    assert {run["status"] for run in recorded} == {"COMPLETED"}
+    assert len(list(server.database["metrics"].find({"name": "kl"}))) == len(names)
+    folders = tmp_path / "results" / "sacred"
+    assert sorted(p.name for p in folders.iterdir()) == sorted(names)
+    assert all(sink.missed == 0 for sink in [*sinks, *files])
+
+
+def test_a_truncated_metrics_file_is_set_aside_and_recording_goes_on(tmp_path):
+    sink = observers.file_sink(tmp_path)
+    for event, arguments in events("run-1")[:2]:
+        getattr(sink, event)(**arguments)
+    path = tmp_path / "sacred" / "run-1" / "metrics.json"
+    path.write_text(path.read_text()[:20])
+    event, arguments = events("run-1")[1]
+    getattr(sink, event)(**arguments)
+    assert json.loads(path.read_text())["kl"]["values"] == [3.0, 4.0]
+    assert path.with_name("metrics.damaged.json").exists() and sink.missed == 0
 
 
 def test_the_variable_may_give_credentials_for_a_server_that_the_suite_names(monkeypatch):
