@@ -50,8 +50,14 @@ class ImaginedActor(nn.Module):
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()
         self.config, self.space = config, space
-        units, layers = config.dense_units, config.actor_layers
-        self.actor = Actor(config.feature_size, space.size, space.discrete, units, layers)
+        self.actor = Actor(
+            config.feature_size,
+            space.size,
+            discrete=space.discrete,
+            units=config.dense_units,
+            layers=config.actor_layers,
+            init_std=config.actor_init_std,
+        )
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"actor": list(self.actor.parameters())}

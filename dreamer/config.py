@@ -130,6 +130,7 @@ class Config:
     )
     slow_value_every_updates: int = setting(100, "updates between copies to the slow value", low=1)
     no_value_discount: float = setting(0.99, "gamma of `no_value`; 1 is Eq. 4", low=0, high=1)
+    actor_init_std: float = setting(5.0, "std of a new actor's actions, before tanh", low=0.001)
     exploration_action: str = setting(
         "sample", "action that exploration noise is added to", choices=("mode", "sample")
     )
@@ -216,6 +217,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         length=10,
         horizon=8,
         discount=0.95,
+        actor_init_std=1.0,
         updates_per_1000_env_steps=300,
         conv_depth=8,
         deter_size=64,

@@ -141,15 +141,22 @@ class Decoder(nn.Module):
 class Actor(nn.Module):
     """Action distribution from a feature: a tanh-Normal (Eq. 3), or a one-hot choice."""
 
-    INIT_STD = 5.0
     MIN_STD = 1e-4
     MEAN_SCALE = 5.0
 
     def __init__(
-        self, feature_size: int, action_size: int, discrete: bool, units: int, layers: int
+        self,
+        feature_size: int,
+        action_size: int,
+        *,
+        discrete: bool,
+        units: int,
+        layers: int,
+        init_std: float,
     ):
         super().__init__()
         self.discrete = discrete
+        self.raw_init_std = math.log(math.expm1(init_std))
         self.network = dense(feature_size, action_size * (1 if discrete else 2), units, layers)
 
     def forward(self, feature: Tensor) -> TanhNormal | OneHot:
@@ -159,5 +166,5 @@ class Actor(nn.Module):
             return OneHot(raw)
         mean, std = raw.chunk(2, -1)
         mean = self.MEAN_SCALE * torch.tanh(mean / self.MEAN_SCALE)
-        std = F.softplus(std + math.log(math.expm1(self.INIT_STD))) + self.MIN_STD
+        std = F.softplus(std + self.raw_init_std) + self.MIN_STD
         return TanhNormal(mean, std)

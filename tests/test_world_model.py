@@ -110,7 +110,7 @@ def test_initialisation_is_that_of_keras():
 
 
 def test_actor_has_the_papers_shape():
-    actor = Actor(20, A, discrete=False, units=16, layers=2)
+    actor = Actor(20, A, discrete=False, units=16, layers=2, init_std=5.0)
     raw = torch.tensor([0.0, 100.0, -3.0, 0.0, 10.0, -50.0])
     nn.init.zeros_(actor.network[-1].weight)
     actor.network[-1].bias.data = raw
