@@ -1,6 +1,7 @@
 """Records made up by a random generator, in the layout of real run folders.
 
     python -m analysis.examples RESULTS suites/figure9.yaml suites/figure6.yaml
+    python -m analysis.examples RESULTS suites/figure9.yaml --pictures results/examples
 
 They exercise everything that reads records, and show what figures will look like before anything
 was trained. Every run says in its provenance that it is synthetic, and every figure and table made
@@ -155,15 +156,53 @@ def write_suites(results: Path, suites: Sequence[Path]) -> int:
 
     runs = merge([expand(path) for path in suites])
     for run in runs:
-        wants = run.config["seed"] == 0 and run.config["action_repeat"] == 2
-        write_run(results, run.run_id, run.config, prediction=wants)
+        first = run.config["seed"] == 0 and run.config["action_repeat"] == 2
+        prediction = first and run.config["behaviour"] == "dreamer"
+        write_run(results, run.run_id, run.config, prediction=prediction)
     return len(runs)
+
+
+def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path]:
+    """The figures of synthetic suites as small PNGs (150 dpi, 128 colours), score tables beside."""
+    import io
+
+    from PIL import Image
+
+    from analysis import figures, make_figures, tables
+    from suites.expand import expand
+
+    saved = []
+    options = make_figures.arguments(["--results", str(results)])
+    for path in suites:
+        suite = expand(path)
+        records = make_figures.load(
+            make_figures.FileSource(results), [run.run_id for run in suite.runs], suite=suite.name
+        )
+        summary = make_figures.summarise_suite(suite, records, options)
+        drawers = make_figures.DRAWERS.get(suite.name, make_figures.DRAWERS[""])
+        drawn = [one for drawer in drawers for one in drawer(summary, None)]
+        if suite.name == "figure5":
+            predictions = make_figures.predictions_of(summary, results)
+            drawn = [*make_figures.draw_predictions(summary, predictions)[-2:]]
+            drawn += make_figures.draw_observations(summary, predictions)
+        for one in drawn:
+            buffer = io.BytesIO()
+            with figures.matplotlib.rc_context(figures.RC):
+                one.figure.savefig(buffer, format="png", dpi=150)
+            picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            saved.append(out / f"{suite.name}-{one.name}.png")
+            out.mkdir(parents=True, exist_ok=True)
+            picture.save(saved[-1], optimize=True)
+        table = tables.markdown(tables.score_cells(summary))
+        make_figures.write_text(out / f"{suite.name}-scores.md", table)
+    return saved
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("suites", type=Path, nargs="+")
+    parser.add_argument("--pictures", type=Path, help="draw them into this folder, too")
     options = parser.parse_args(argv)
     try:
         count = write_suites(options.results, options.suites)
@@ -171,6 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{count} synthetic runs in {options.results}")
+    if options.pictures:
+        print(f"{len(save_pictures(options.results, options.suites, options.pictures))} pictures")
     return 0
 
 

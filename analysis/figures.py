@@ -555,7 +555,7 @@ def draw_observations(
     cell = 1.1 if columns < 5 else PAGE_WIDTH / columns - 0.1
     with matplotlib.rc_context({**RC, "axes.grid": False}):
         width = max((cell + 0.1) * columns, 3.4)
-        figure = Figure(figsize=(width, rows * (cell + 0.24)), layout="constrained")
+        figure = Figure(figsize=(width, rows * (cell + 0.28) + 0.05), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.02)
         all_axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes in all_axes:
