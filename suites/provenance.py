@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -40,7 +41,11 @@ class Code(NamedTuple):
 
 
 def code(root: Path = ROOT) -> Code:
-    """The code in `root`, now."""
+    """The code in `root`, now; a snapshot (slurm/snapshot.py) says what it is a copy of."""
+    try:
+        return Code(**json.loads((root / "code.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        pass
     commit = _git(root, "rev-parse", "HEAD").strip() or None
     if commit is None:
         return Code(None, "", {})

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamer.config import UserError, nearest
-from suites import expand, mongo_urls, plan, provenance, records
+from suites import cluster, expand, mongo_urls, plan, provenance, records
 from suites.expand import Run, Suite
 from suites.strict_yaml import scalar, show
 
 ASK_ABOVE_HOURS = 24.0
+MAX_NAMED = 20  # runs that are named one by one
 SELECTABLE = ("run_id", "suites", *expand.SETTINGS)
 
 
@@ -63,6 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="auto: what the suite names")  # fmt: skip
     add("--workers", type=int, metavar="N", help="runs at a time on this machine")
     add("--profile", metavar="NAME", help="of slurm/profiles.yaml; default: what the suite names")
+    add("--doctor", action="store_true", help="examine a node of the cluster before submitting")
     add("--mongo", metavar="URL", help="a MongoDB to tell as well; also DREAMER_MONGO_URL")
     add("--retry-failed", action="store_true", help="failed runs get another attempt")
     add(
@@ -89,9 +91,14 @@ def run(options: argparse.Namespace) -> int:
     statuses = look(options.results, runs)
     workers, gpu_names = _workers(options.workers, suites, runs)
     device = "gpu" if executor == "slurm" or gpu_names else "cpu"
+    if executor == "slurm":
+        workers = cluster.at_a_time(_profile(suites, options), _per_gpu(suites))
     the_plan = plan.make_plan(runs, statuses, device, workers)
     if options.plan:
         print(json.dumps(the_plan._asdict(), indent=2) if as_json else plan.text(the_plan))
+        if executor == "slurm" and not as_json:
+            left = len(choose(options, runs, statuses))
+            print(cluster.forecast_text(left, _profile(suites, options), _per_gpu(suites)))
         return 0
     if executor != "slurm" and not options.yes:
         confirm(the_plan)
@@ -176,24 +183,42 @@ def look(results: Path, runs: Iterable[Run]) -> dict[str, tuple[str, records.Sta
         folder = records.run_folder(results, r.run_id)
         status = records.read_status(folder)
         found[r.run_id] = (records.state_of(folder, status), status)
-    return found
+    return cluster.with_slurm(results, found)
 
 
 def choose(options: argparse.Namespace, runs: Sequence[Run], statuses: Any) -> list[Run]:
     """The runs to execute now; --fresh sets earlier results aside first."""
-    busy = [r.run_id for r in runs if statuses[r.run_id][0] == records.RUNNING]
+    taken = (records.RUNNING, records.QUEUED)
+    busy = [r.run_id for r in runs if statuses[r.run_id][0] in taken]
+    unsure = [r.run_id for r in runs if _is_unsure(*statuses[r.run_id])]
     if options.fresh:
         if busy:
-            raise UserError(f"--fresh: {busy[0]} is running; stop it first")
+            raise UserError(f"--fresh: {busy[0]} is {statuses[busy[0]][0]}; stop it first")
+        if unsure:
+            raise UserError(f"--fresh: {unsure[0]} may be queued; SLURM cannot be asked")
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
-    skipped = {records.DONE, records.RUNNING}
+    skipped = {records.DONE, *taken}
     if not options.retry_failed:
         skipped.add(records.FAILED)
-    for run_id in busy:
-        print(f"skip  {run_id}: running elsewhere", file=sys.stderr)
-    return [r for r in runs if statuses[r.run_id][0] not in skipped]
+    for run_id in busy[:MAX_NAMED]:
+        print(f"skip  {run_id}: {statuses[run_id][0]} elsewhere", file=sys.stderr)
+    for run_id in unsure[:MAX_NAMED]:
+        print(f"skip  {run_id}: SLURM may have it, and cannot be asked", file=sys.stderr)
+    named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
+    if len(busy) + len(unsure) > named:
+        print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
+    return [
+        r
+        for r in runs
+        if statuses[r.run_id][0] not in skipped and not _is_unsure(*statuses[r.run_id])
+    ]
+
+
+def _is_unsure(state: str, status: records.Status | None) -> bool:
+    """Submitted to a SLURM that does not answer."""
+    return state == records.UNKNOWN and "slurm" in (status or {})
 
 
 def set_aside(results: Path, run_id: str) -> None:
@@ -315,7 +340,7 @@ def _workers(
     from suites.local import default_workers, gpus
 
     names = [] if all(r.config["device"] == "cpu" for r in runs) else gpus()
-    per_gpu = max(suite.runs_per_gpu for suite in suites)
+    per_gpu = _per_gpu(suites)
     given = [suite.workers for suite in suites if suite.workers]
     return asked or max(given, default=default_workers(len(names), per_gpu)), names
 
@@ -385,16 +410,23 @@ def _execute_here(specs: list[Any], display: Any) -> None:
 
 def _submit(specs: list[Any], suites: Sequence[Suite], options: argparse.Namespace) -> int:
     """Hands the runs to SLURM and returns; `suites.status` tells how they fare."""
-    try:
-        from slurm.executor import submit
-    except ImportError:
-        raise UserError("executor slurm is not there yet; use --executor local") from None
-    from suites.experiment import execute
+    profile = _profile(suites, options)
+    if options.doctor:
+        from slurm.doctor import examine
 
-    profile = options.profile or next((s.profile for s in suites if s.profile), None)
-    folder = options.results / "suites" / suites[0].name / "slurm"
-    runs_per_gpu = max(suite.runs_per_gpu for suite in suites)
-    return submit(execute, specs, folder=folder, profile=profile, runs_per_gpu=runs_per_gpu)
+        if examine(profile.name, options.results, quick=False) != 0:
+            raise UserError("the doctor found something (see above); nothing is submitted")
+    return cluster.submit(specs, options.results, suites[0].name, profile, _per_gpu(suites))
+
+
+def _per_gpu(suites: Sequence[Suite]) -> int:
+    return max(suite.runs_per_gpu for suite in suites)
+
+
+def _profile(suites: Sequence[Suite], options: argparse.Namespace) -> Any:
+    from slurm.executor import load_profile
+
+    return load_profile(options.profile or next((s.profile for s in suites if s.profile), None))
 
 
 if __name__ == "__main__":

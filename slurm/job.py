@@ -1,0 +1,350 @@
+"""What runs inside a SLURM job: one or several runs, each a process with its own log and fate.
+
+SLURM ends jobs in many ways; here they become an orderly stop and, where that is due, a requeue:
+
+    time limit     USR2 some time before it (`signal_delay_s`)      requeued from here
+    preemption     TERM; SLURM requeues by itself, or leaves it     requeued from here if it did not
+                   to the job
+    scancel        TERM                                             not requeued
+    node failure,  nothing                                          by SLURM, or by the next
+    kill -9                                                         `suites.run`, from the records
+
+A run saves its (small) checkpoint when it is told to stop; its replay is on the disk already.
+A run that is killed alone is started again. Nothing here imports torch or knows what a run is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+POLL_S = 0.2
+MAX_KILLS = 3  # of one run in one job; more, and something is wrong with it (memory?)
+BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # another process may still be stopping
+SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
+SLACK_S = 65.0  # SLURM may send its signal a minute early
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+# Exit codes of `python -m suites.experiment`.
+COMPLETED, FAILED, INTERRUPTED, BUSY = 0, 1, 3, 4
+
+TIMED_OUT, PREEMPTED, CANCELLED, STOPPED = "timed out", "preempted", "cancelled", "stopped"
+
+
+class Task(NamedTuple):
+    """One run."""
+
+    run_id: str
+    folder: str  # the run's; status.json is there
+    spec: str  # JSON, the first line of the run's stdin
+
+
+class Job(NamedTuple):
+    """What one SLURM job executes."""
+
+    tasks: list[Task]
+    module: str  # python -m MODULE executes a task
+    code: str  # the folder of the code
+    cancelled: str  # a folder: a file named like a run says that it is not wanted any more
+    signal_delay_s: int
+    requeue: bool
+
+
+def execute(job: Job) -> dict[str, int]:
+    """Executes the job's runs, all at the same time; returns their exit codes. Called by submitit
+    on the node. Exits the process when the job was requeued."""
+    supervisor = _Supervisor(job)
+    with _listening(supervisor.signals):
+        supervisor.work()
+        if supervisor.wants_requeue():
+            requeue()
+            sys.exit(1)
+    return supervisor.codes
+
+
+@contextlib.contextmanager
+def _listening(received: list[int]) -> Iterator[None]:
+    """Signals are only noted."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    old = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class _Supervisor:
+    def __init__(self, job: Job):
+        self.job = job
+        self.signals: list[int] = []
+        self.reason: str | None = None  # why all runs must stop
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.codes: dict[str, int] = {}
+        self.kills: dict[str, int] = {}
+        self.waiting: dict[str, float] = {}  # {run_id: when to start it}
+        self.unwanted: set[str] = set()
+        self.tasks = {task.run_id: task for task in job.tasks}
+        self.slots = {task.run_id: number for number, task in enumerate(job.tasks)}
+
+    def work(self) -> None:
+        """Until every run has ended."""
+        for run_id in self.tasks:
+            self.waiting[run_id] = 0.0
+        while self.waiting or self.children:
+            if self.signals and self.reason is None:
+                self._stop_all()
+            self._look_for_cancelled()
+            for run_id in [r for r, when in self.waiting.items() if when <= time.monotonic()]:
+                del self.waiting[run_id]
+                self._start(self.tasks[run_id])
+            for run_id in [r for r, c in self.children.items() if c.poll() is not None]:
+                self._ended(self.tasks[run_id], self.children.pop(run_id))
+            time.sleep(POLL_S)
+        if not self.signals and set(self.codes.values()) - {COMPLETED, FAILED}:
+            time.sleep(SETTLE_S)
+        if self.signals and self.reason is None:
+            self._stop_all()
+
+    def wants_requeue(self) -> bool:
+        """Whether runs are left that SLURM will not continue by itself."""
+        if self.reason not in (TIMED_OUT, PREEMPTED) or not self.job.requeue:
+            return False
+        left = [r for r, code in self.codes.items() if code not in (COMPLETED, FAILED)]
+        return any(r not in self.unwanted for r in left) and look().get("JobState") == "RUNNING"
+
+    def _stop_all(self) -> None:
+        """The runs first, they have the most to do; then why."""
+        self.waiting = {}
+        for child in self.children.values():
+            child.terminate()
+        self.reason = why(look(), self.job.signal_delay_s)
+        for task in self.job.tasks:
+            self.codes.setdefault(task.run_id, INTERRUPTED)
+        name = signal.Signals(self.signals[0]).name
+        print(f"{now()} {name}: {self.reason}; stopping", file=sys.stderr, flush=True)
+
+    def _look_for_cancelled(self) -> None:
+        for run_id, child in self.children.items():
+            if run_id not in self.unwanted and self._is_cancelled(run_id):
+                self.unwanted.add(run_id)
+                child.terminate()
+
+    def _is_cancelled(self, run_id: str) -> bool:
+        return Path(self.job.cancelled, run_id).exists()
+
+    def _start(self, task: Task) -> None:
+        status = read_status(task)
+        if status.get("status") == "COMPLETED":
+            self.codes[task.run_id] = COMPLETED
+            return
+        if status.get("status") == "FAILED" and status.get("executor") == executor_name():
+            self.codes[task.run_id] = FAILED  # before this job was requeued
+            return
+        if self._is_cancelled(task.run_id):
+            self.unwanted.add(task.run_id)
+            self.codes[task.run_id] = INTERRUPTED
+            return
+        child = subprocess.Popen(
+            [sys.executable, "-m", self.job.module],
+            stdin=subprocess.PIPE,
+            cwd=self.job.code,
+            env=environment(self.job, self.slots[task.run_id]),
+            preexec_fn=_ignore_user_signals,
+        )
+        self.children[task.run_id] = child
+        spec = {**json.loads(task.spec), "executor": executor_name()}
+        with contextlib.suppress(BrokenPipeError):  # it died at once: _ended sees it
+            assert child.stdin is not None
+            child.stdin.write(json.dumps(spec).encode() + b"\n")
+            child.stdin.flush()  # and stays open: its end tells the run that this process is gone
+
+    def _ended(self, task: Task, child: subprocess.Popen[bytes]) -> None:
+        code = child.returncode
+        with contextlib.suppress(BrokenPipeError):
+            assert child.stdin is not None
+            child.stdin.close()
+        if self.signals and self.reason is None:
+            self._stop_all()
+        self.codes[task.run_id] = code
+        if self.reason is None and task.run_id not in self.unwanted and self._again(task, code):
+            return
+        if code > 0 and code not in (FAILED, INTERRUPTED, BUSY):
+            write_status(task, status="FAILED", error=f"exit code {code}; see the job's log")
+        self._write_story(task, code)
+
+    def _again(self, task: Task, code: int) -> bool:
+        """Starts a run again that was killed, or that another process had."""
+        count = self.kills[task.run_id] = self.kills.get(task.run_id, 0) + 1
+        if code < 0 and count <= MAX_KILLS:
+            self._write_story(task, code)
+            self.waiting[task.run_id] = time.monotonic() + SETTLE_S
+            return True
+        if code == BUSY and count <= MAX_BUSY:
+            self.waiting[task.run_id] = time.monotonic() + BUSY_WAIT_S
+            return True
+        if code < 0:
+            name = signal.Signals(-code).name
+            write_status(task, status="FAILED", error=f"killed by {name}, {count} times (memory?)")
+        return False
+
+    def _write_story(self, task: Task, code: int) -> None:
+        """`attempts/<n>/slurm.json`: which job, where, and why it ended."""
+        status = read_status(task)
+        if status.get("executor") != executor_name():
+            return  # this attempt never began
+        if code < 0 and self.reason is None:
+            ended = f"killed by {signal.Signals(-code).name}"
+        elif code in (COMPLETED, FAILED):
+            ended = {COMPLETED: "completed", FAILED: "failed"}[code]
+        else:
+            ended = CANCELLED if task.run_id in self.unwanted else self.reason or STOPPED
+        story = {
+            "job": job_id(),
+            "raw_job": os.environ.get("SLURM_JOB_ID"),
+            "node": socket.gethostname(),
+            "restarts": restarts(),
+            "signals": [signal.Signals(number).name for number in self.signals],
+            "ended": ended,
+            "exit_code": code,
+            "at": now(),
+        }
+        folder = Path(task.folder, "attempts", str(status.get("attempt")))
+        if folder.is_dir():
+            _write_json(folder / "slurm.json", story)
+
+
+def why(job: dict[str, str], signal_delay_s: int) -> str:
+    """Why this job is told to stop, from what `scontrol show job` says of it."""
+    if job.get("JobState") == "RUNNING":
+        left = seconds_until(job.get("EndTime"))
+        return TIMED_OUT if left is not None and left <= signal_delay_s + SLACK_S else PREEMPTED
+    if not job:
+        return STOPPED  # nobody knows
+    if int(job.get("Restarts", 0)) > restarts():
+        return PREEMPTED  # it will be back
+    start, limit_s = seconds_until(job.get("StartTime")), limit_in_s(job.get("TimeLimit", ""))
+    if start is not None and limit_s is not None and -start >= limit_s:
+        return TIMED_OUT
+    return CANCELLED
+
+
+def look() -> dict[str, str]:
+    """This job as `scontrol show job` has it; {} if it cannot be asked."""
+    done = _undisturbed("scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"])
+    return dict(word.split("=", 1) for word in done.split() if "=" in word)
+
+
+def requeue() -> None:
+    _undisturbed("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+    print(f"{now()} requeued", file=sys.stderr, flush=True)
+
+
+def _undisturbed(*command: str) -> str:
+    """Runs a command that the signals to this job do not reach; "" where it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=30, preexec_fn=_ignore_signals
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"{' '.join(command)}: {error}", file=sys.stderr)
+        return ""
+    if done.returncode != 0:
+        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
+        return ""
+    return done.stdout
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _ignore_user_signals() -> None:
+    """SLURM signals every process of a job; only TERM means something to a run."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def environment(job: Job, slot: int) -> dict[str, str]:
+    """The job's own, its cores and GPUs divided among its runs."""
+    mine = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
+    mine.setdefault("OMP_NUM_THREADS", str(max(1, cores // len(job.tasks))))
+    mine["PYTHONPATH"] = os.pathsep.join(filter(None, (job.code, os.environ.get("PYTHONPATH"))))
+    gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if gpus:
+        mine["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return mine
+
+
+def job_id() -> str:
+    """As squeue shows it: 12_3 in an array, else 12."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def executor_name() -> str:
+    return f"slurm {job_id()}"
+
+
+def restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def seconds_until(time_text: str | None) -> float | None:
+    """From now until a time as SLURM writes it (local, ISO); None for Unknown and the like."""
+    try:
+        then = datetime.datetime.fromisoformat(time_text or "")
+    except ValueError:
+        return None
+    return (then - datetime.datetime.now()).total_seconds()
+
+
+def limit_in_s(text: str) -> float | None:
+    """[days-]hours:minutes:seconds; None for UNLIMITED and the like."""
+    days, _, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if len(parts) != 3 or not all(part.isdecimal() for part in [*parts, days or "0"]):
+        return None
+    hours, minutes, seconds = map(int, parts)
+    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + seconds
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def read_status(task: Task) -> dict[str, Any]:
+    try:
+        status = json.loads(Path(task.folder, "status.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def write_status(task: Task, **values: Any) -> None:
+    """For a run that could not write its own last word."""
+    status = {"run_id": task.run_id, **read_status(task), "executor": executor_name(), **values}
+    Path(task.folder).mkdir(parents=True, exist_ok=True)
+    _write_json(Path(task.folder, "status.json"), status)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,51 @@
+"""The code that was meant: a copy made at submission, from which jobs run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("dreamer", "suites", "slurm")
+SUFFIXES = {".py", ".yaml", ".sh"}
+STORY = "code.json"  # which commit, and what differed from it
+
+
+def snapshot(root: Path, story: dict[str, Any], into: Path) -> Path:
+    """A folder under `into` with the packages of `root`, named after their content: the same code
+    is copied once. `story` is written beside them. Complete or not there at all; read-only."""
+    files = {
+        path.relative_to(root): path.read_bytes()
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*"))
+        if path.suffix in SUFFIXES and path.is_file()
+    }
+    text = json.dumps(story, indent=2, sort_keys=True) + "\n"
+    digest = hashlib.sha256(text.encode())
+    for name, content in files.items():
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    folder = into / digest.hexdigest()[:16]
+    if folder.is_dir():
+        return folder
+    into.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=into))
+    try:
+        for name, content in files.items():
+            path = partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o444)
+        (partial / STORY).write_text(text, encoding="utf-8")
+        partial.chmod(0o755)
+        os.rename(partial, folder)
+    except OSError:
+        if not folder.is_dir():  # else someone else was first
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
