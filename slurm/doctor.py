@@ -1,0 +1,320 @@
+"""Is this node fit for runs? Run it on the node itself, or let SLURM take it there.
+
+    python -m slurm.doctor                  this machine
+    python -m slurm.doctor --profile short  a node as that profile asks for, through srun
+    python -m slurm.doctor --quick          one frame instead of one of each domain, no update
+
+Draws with EGL and OSMesa and compares, names the GPUs that EGL and CUDA see (under SLURM they may
+differ), times an update of preset `published`, looks at the disk and at MongoDB. Every check is a
+process of its own with a time limit, since broken drivers hang. Exit code 0: fit; 1: not, and the
+table says what to do; 2: bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer.config import UserError
+from slurm.executor import Profile, load_profile
+
+ROOT = Path(__file__).resolve().parent.parent
+RENDER_WITHIN_S, UPDATE_WITHIN_S, OTHER_WITHIN_S, NODE_WITHIN_S = 300, 600, 120, 1800
+MAX_DIFFERENCE = 12.0  # mean, of 255: two renderers draw edges differently, not other pictures
+OK, WARN, FAIL = "ok", "warn", "FAIL"
+
+# One frame of the first task of each domain (or of one domain), kept for comparison.
+RENDER = """
+import json, sys, time
+import numpy as np
+from dreamer.envs import TASKS, ControlSimulator, make_simulator, renderer_name
+first = {}
+for task, maker in TASKS.items():
+    if getattr(maker, "func", None) is ControlSimulator:
+        first.setdefault(task.split("_")[0], task)
+chosen = {"cartpole": first["cartpole"]} if sys.argv[1] == "quick" else first
+frames, times = {}, []
+for domain, task in chosen.items():
+    simulator = make_simulator(task)
+    simulator.reset(0)
+    frames[domain] = simulator.image()
+    start = time.perf_counter()
+    for _ in range(5):
+        simulator.image()
+    times.append((time.perf_counter() - start) / 5)
+    simulator.close()
+np.savez(sys.argv[2], **frames)
+print(json.dumps({"renderer": renderer_name(), "ms": 1000 * sum(times) / len(times),
+                  "domains": len(frames), "black": [d for d, f in frames.items() if not f.any()]}))
+"""
+COMPARE = """
+import json, sys
+import numpy as np
+a, b = (np.load(path) for path in sys.argv[1:3])
+difference = {k: float(np.abs(a[k].astype(float) - b[k].astype(float)).mean()) for k in a.files}
+worst = max(difference, key=difference.get)
+print(json.dumps({"domain": worst, "mean": difference[worst]}))
+"""
+CUDA = """
+import json
+import torch
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+print(json.dumps([torch.cuda.get_device_name(i) for i in range(count)]))
+"""
+UPDATE = """
+import json, time
+import numpy as np
+import torch
+from dreamer.agent import Agent
+from dreamer.config import make_config
+from dreamer.machine import prepare_machine
+from dreamer.replay import Batch
+from dreamer.simulators import ActionSpace
+config = make_config("published", {"task": "walker_walk"})
+device = prepare_machine(config)
+agent = Agent(config, ActionSpace(6, False), device)
+B, L = config.batch_size, config.length
+batch = Batch(torch.randint(0, 256, (B, L, 64, 64, 3), dtype=torch.uint8),
+              torch.zeros(B, L, 6), torch.zeros(B, L), torch.zeros(B, L))
+seconds = []
+for number in range(3 if device.type == "cuda" else 1):
+    start = time.perf_counter()
+    watched = agent.update(batch, number)
+    finite = all(bool(torch.isfinite(value).all()) for value in watched.values())
+    seconds.append(time.perf_counter() - start)
+print(json.dumps({"seconds": min(seconds), "finite": finite, "device": str(device)}))
+"""
+FORECAST = """
+import json
+from dreamer.config import make_config
+from dreamer.replay import forecast
+print(json.dumps(forecast(make_config("published", {"task": "walker_walk"}), 6).disk_bytes))
+"""
+MONGO = """
+import json, os, pymongo
+client = pymongo.MongoClient(os.environ["DREAMER_MONGO_URL"], serverSelectionTimeoutMS=5000)
+client.admin.command("ping")
+print(json.dumps(True))
+"""
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    check: str
+    verdict: str
+    found: str
+    todo: str = ""
+
+
+class FailedCheckError(Exception):
+    """A check's process failed; the text is its last line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if options.profile and not options.here:
+            return examine(options.profile, options.results, options.quick, options.needs_gb)
+        gpus = load_profile(options.profile).gpus if options.profile else 0
+        rows = checks(options.results, options.quick, options.needs_gb, gpus)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(rows))
+    return 1 if any(row.verdict == FAIL for row in rows) else 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m slurm.doctor", description="Is a node fit for runs?", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--profile", metavar="NAME", help="examine a node as this profile asks for")
+    add("--here", action="store_true", help="with --profile: this machine is such a node")
+    add("--quick", action="store_true", help="one frame, no update")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--needs-gb", type=float, metavar="GB", help="disk that is needed; default: one run")
+    return parser.parse_args(arguments)
+
+
+def examine(profile_name: str, results: Path, quick: bool, needs_gb: float | None = None) -> int:
+    """The checks on a node of the cluster; returns their exit code."""
+    profile = load_profile(profile_name)
+    if shutil.which("srun") is None:
+        raise UserError("no srun here: examine from a machine of the cluster, or use --here on one")
+    words = [*srun(profile), sys.executable, "-m", "slurm.doctor", "--here"]
+    words += ["--profile", profile.name, "--results", str(results.resolve())]
+    words += ["--quick"] if quick else []
+    words += ["--needs-gb", str(needs_gb)] if needs_gb is not None else []
+    environment = {**os.environ, **profile.environment, "PYTHONPATH": str(ROOT)}
+    print(f"asking SLURM for a node ({' '.join(words[:-1])})", file=sys.stderr)
+    try:
+        return subprocess.run(words, cwd=ROOT, env=environment, timeout=NODE_WITHIN_S).returncode
+    except subprocess.TimeoutExpired:
+        raise UserError(f"no node and no answer within {NODE_WITHIN_S // 60} minutes") from None
+
+
+def srun(profile: Profile) -> list[str]:
+    """srun with what the profile asks for; the half hour that the checks may take at most."""
+    words = ["srun", "--ntasks=1", f"--time={NODE_WITHIN_S // 60}", "--job-name=doctor"]
+    ours = {"time", "setup", "teardown", "srun_args", "signal_delay_s", "array_parallelism"}
+    ours |= {"stderr_to_stdout", "comment", "wckey", "dependency", "mail_type", "mail_user"}
+    named = {key: value for key, value in profile.options.items() if key not in ours}
+    for key, value in {**named, **profile.sbatch}.items():
+        if key != "hold":
+            flag = f"--{key.replace('_', '-')}"
+            words.append(flag if value is True else f"{flag}={value}")
+    return words
+
+
+def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int) -> list[Row]:
+    """All checks, on this machine. `gpus`: how many it should have."""
+    cuda, rows = check_cuda(gpus)
+    with tempfile.TemporaryDirectory() as folder:
+        rows += check_renderers(Path(folder), quick, cuda)
+    if not quick:
+        rows.append(check_update())
+    rows.append(check_disk(results, needs_gb))
+    rows.append(check_mongo())
+    return rows
+
+
+def check_cuda(gpus: int) -> tuple[list[str], list[Row]]:
+    """(names of the GPUs, row)"""
+    try:
+        names = ask(CUDA, within_s=OTHER_WITHIN_S)
+    except FailedCheckError as error:
+        return [], [Row("CUDA", FAIL, str(error), "reinstall PyTorch for this node's driver")]
+    if len(names) < gpus:
+        todo = "check the profile's gpus_per_node or gres, and the driver (nvidia-smi)"
+        return names, [Row("CUDA", FAIL, f"{len(names)} GPUs, {gpus} asked for", todo)]
+    return names, [Row("CUDA", OK, ", ".join(names) or "no GPU, none asked for")]
+
+
+def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> list[Row]:
+    """A frame of each domain with both renderers, compared."""
+    rows, drawn = [], {}
+    for name in ("egl", "osmesa"):
+        path = folder / f"{name}.npz"
+        try:
+            found = ask(RENDER, "quick" if quick else "all", str(path),
+                        within_s=RENDER_WITHIN_S, MUJOCO_GL=name, DREAMER_RENDERER="")  # fmt: skip
+        except FailedCheckError as error:
+            rows.append(Row(name, WARN, str(error), f"{INSTALL[name]}"))
+            continue
+        drawn[name] = path
+        rows.append(_rendered(name, found, cuda))
+    if not drawn:
+        rows.append(Row("rendering", FAIL, "no renderer works", "see the two lines above"))
+    if len(drawn) == 2:
+        rows.append(_compared(ask(COMPARE, *map(str, drawn.values()), within_s=OTHER_WITHIN_S)))
+    return rows
+
+
+INSTALL = {
+    "egl": "install libegl1 (and the GPU's driver); runs fall back to OSMesa, which is slower",
+    "osmesa": "install libosmesa6; needed only where EGL does not work",
+}
+
+
+def _rendered(name: str, found: Mapping[str, Any], cuda: Sequence[str]) -> Row:
+    text = f"{found['renderer']}: {found['domains']} domains, {found['ms']:.1f} ms a frame"
+    if found["black"]:
+        return Row(name, FAIL, f"{text}; black: {', '.join(found['black'])}", INSTALL[name])
+    if name == "egl" and cuda:
+        words = set(found["renderer"].lower().replace("/", " ").split())
+        if not any(words & (set(gpu.lower().split()) - {"nvidia", "gpu"}) for gpu in cuda):
+            todo = f"CUDA has {', '.join(cuda)}; set MUJOCO_EGL_DEVICE_ID in the profile"
+            return Row(name, WARN, text, todo)
+    return Row(name, OK, text)
+
+
+def _compared(found: Mapping[str, Any]) -> Row:
+    text = f"at most {found['mean']:.2f} of 255 apart on average ({found['domain']})"
+    if found["mean"] > MAX_DIFFERENCE:
+        return Row("egl = osmesa", FAIL, text, "one of them draws wrongly: look at both frames")
+    return Row("egl = osmesa", OK, text)
+
+
+def check_update() -> Row:
+    """One update of preset `published`."""
+    try:
+        found = ask(UPDATE, within_s=UPDATE_WITHIN_S)
+    except FailedCheckError as error:
+        todo = "ask for more memory in the profile (an update takes about 10 GB), or see the error"
+        return Row("update", FAIL, str(error), todo)
+    text = f"{found['seconds']:.3g} s on {found['device']}, preset published"
+    if not found["finite"]:
+        return Row("update", FAIL, f"{text}: not finite", "do not use this node")
+    return Row("update", OK, text)
+
+
+def check_disk(results: Path, needs_gb: float | None) -> Row:
+    """Free disk where the results are, against what is needed."""
+    there = next(p for p in (results.resolve(), *results.resolve().parents) if p.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
+    if not os.access(there, os.W_OK):
+        return Row("disk", FAIL, f"{there} cannot be written", "choose another --results")
+    what = "needed"
+    if needs_gb is None:
+        try:
+            needs_gb, what = ask(FORECAST, within_s=OTHER_WITHIN_S) / 1e9, "for a published run"
+        except FailedCheckError as error:
+            return Row("disk", FAIL, str(error))
+    text = f"{free_gb:,.1f} GB free, {needs_gb:,.1f} GB {what}"
+    if free_gb < needs_gb:
+        return Row("disk", FAIL, text, "free some, or choose another --results")
+    return Row("disk", OK, text)
+
+
+def check_mongo() -> Row:
+    """The server of DREAMER_MONGO_URL; its name is not shown, it may hold credentials."""
+    if not os.environ.get("DREAMER_MONGO_URL"):
+        return Row("MongoDB", OK, "not configured (DREAMER_MONGO_URL)")
+    try:
+        ask(MONGO, within_s=OTHER_WITHIN_S)
+    except FailedCheckError as error:
+        kind = str(error).split(":")[0]
+        todo = "check DREAMER_MONGO_URL from this node; runs work without, suites.audit fills it in"
+        return Row("MongoDB", FAIL, f"not reached ({kind})", todo)
+    return Row("MongoDB", OK, "reached")
+
+
+def ask(script: str, *arguments: str, within_s: float, **environment: str) -> Any:
+    """What a script prints as its last line of JSON. Raises FailedCheckError with its end."""
+    mine = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-W", "ignore", "-c", script, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, cwd=ROOT,
+                              env={k: v for k, v in mine.items() if v != ""})  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise FailedCheckError(f"no answer within {within_s:.0f} s") from None
+    if done.returncode != 0:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise FailedCheckError(last.removeprefix("dreamer.config.UserError: ")[:200])
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Checks, verdicts, what was found; and what to do about it."""
+    width = max(len(row.check) for row in rows)
+    lines = []
+    for row in rows:
+        lines.append(f"{row.check:<{width}}  {row.verdict:<4}  {row.found}")
+        if row.todo:
+            lines.append(f"{'':<{width}}        -> {row.todo}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
