@@ -12,7 +12,8 @@ from suites import records
 from suites.expand import Run
 from suites.provenance import ROOT
 
-THROUGHPUT = ROOT / "results" / "measured" / "throughput.csv"
+# Where a kind of run was not measured here: measured by us before, else what papers state.
+THROUGHPUT = [ROOT / "results" / kind / "throughput.csv" for kind in ("measured", "published")]
 MIN_MEASURED_ENV_STEPS = 1000  # shorter runs tell more about starting than about training
 IMAGE_BYTES = 64 * 64 * 3
 # An update's activations at B = L = 50 and 32 channels, in fp32, and a process without them.
@@ -49,7 +50,9 @@ def make_plan(
     """`statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu."""
     states = Counter(statuses[run.run_id][0] for run in runs)
     open_runs = [run for run in runs if statuses[run.run_id][0] != records.DONE]
-    table = _measured_here(runs, statuses) + _measured_before(THROUGHPUT)
+    table = _measured_here(runs, statuses)
+    for path in THROUGHPUT:
+        table += _measured_before(path)
     seconds, sources, unknown = 0.0, set(), set()
     for run in open_runs:
         left = run.config["env_steps"] - ((statuses[run.run_id][1] or {}).get("env_steps") or 0)
