@@ -104,7 +104,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 GresTypes=gpu
 SchedulerParameters=sched_interval=5,bf_interval=5
-KillWait=20
+KillWait=60
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmctldPidFile=$folder/slurmctld.own.pid
 StateSaveLocation=$folder/state
@@ -160,7 +160,7 @@ stop() {
     if is_ours "$(pid_of slurmctld)" && is_ours "$(pid_of slurmd)"; then
         timeout 20 squeue --noheader --format=%A | sort -u | xargs -r timeout 20 scancel || true
         no_jobs() { [ -z "$(squeue --noheader)" ]; }
-        wait_for 40 no_jobs || echo "note: jobs are still there; they are killed" >&2
+        wait_for 70 no_jobs || echo "note: jobs are still there; they are killed" >&2
     fi
     end_daemons
     local pid

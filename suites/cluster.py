@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -144,10 +145,18 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
         if queue is None:
             updated[run_id] = _without_queue(state, status, problem)
             continue
-        job = queue.get((place.batch.name, place.task))
+        job = _job_of(results, run_id, place, queue)
         if job is not None:
             updated[run_id] = _with_job(state, status, job)
     return updated
+
+
+def _job_of(results: Path, run_id: str, place: Place,
+            queue: Mapping[tuple[str, int], Queued]) -> Queued | None:  # fmt: skip
+    """The run's job, unless it has ended or the run was taken back from it."""
+    job = queue.get((place.batch.name, place.task))
+    cancelled = home(results) / place.batch.name / "cancelled" / run_id
+    return None if job is None or cancelled.exists() else job
 
 
 def _with_job(state: str, status: records.Status | None, job: Queued) -> Found:
@@ -214,7 +223,8 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         where = places(batches(results))
         known = [where[spec.run_id].batch.name for spec in specs if spec.run_id in where]
         queue = slurm.queue(known)  # raises: whoever cannot ask must not submit
-        todo = [spec for spec in specs if not _is_taken(spec, where.get(spec.run_id), queue)]
+        found = {spec.run_id: where.get(spec.run_id) for spec in specs}
+        todo = [s for s in specs if not _is_taken(results, s, found[s.run_id], queue)]
         if len(todo) < len(specs):
             print(f"{len(specs) - len(todo)} runs are queued or running already")
         if not todo:
@@ -243,11 +253,12 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     return 0
 
 
-def _is_taken(spec: Spec, place: Place | None, queue: Mapping[tuple[str, int], Queued]) -> bool:
+def _is_taken(results: Path, spec: Spec, place: Place | None,
+              queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
     status = records.read_status(spec.folder)
     state = records.state_of(spec.folder, status)
     if place is not None:
-        job = queue.get((place.batch.name, place.task))
+        job = _job_of(results, spec.run_id, place, queue)
         if job is not None:
             state, _ = _with_job(state, status, job)
     return state in (records.DONE, records.RUNNING, records.QUEUED)
@@ -256,7 +267,7 @@ def _is_taken(spec: Spec, place: Place | None, queue: Mapping[tuple[str, int], Q
 def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, profile: Profile,
                   code: Path) -> str:  # fmt: skip
     """One sbatch call, written down before and after; returns SLURM's number of the array."""
-    name = f"{suite}-{uuid.uuid4().hex[:10]}"
+    name = re.sub(r"[^\w.-]", "_", suite) + f"-{uuid.uuid4().hex[:10]}"
     folder = home(results) / name
     cancelled = folder / "cancelled"
     records.make_folder(cancelled)

@@ -205,7 +205,11 @@ def choose(options: argparse.Namespace, runs: Sequence[Run], statuses: Any) -> l
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {statuses[run_id][0]} elsewhere", file=sys.stderr)
     for run_id in unsure[:MAX_NAMED]:
-        print(f"skip  {run_id}: SLURM may have it, and cannot be asked", file=sys.stderr)
+        print(
+            f"skip  {run_id}: SLURM may have it and cannot be asked"
+            " (is that cluster gone? remove slurm/ from the results)",
+            file=sys.stderr,
+        )
     named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
     if len(busy) + len(unsure) > named:
         print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
