@@ -79,6 +79,7 @@ class Config:
 
     # Environment.
     action_repeat: int = setting(2, "R: simulator steps per decision", low=1)
+    camera: int = setting(-1, "number of the control suite's camera; -1: the task's own", low=-1)
     time_limit_env_steps: int = setting(1000, "an episode is cut here; no terminal", low=1)
 
     # Schedule (Algorithm 1).
@@ -211,14 +212,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         actor_learning_rate=2e-4,
     ),
     "tiny": dict(
-        env_steps=10_000,
-        time_limit_env_steps=100,
+        env_steps=12_000,
+        time_limit_env_steps=50,
         batch_size=10,
         length=10,
         horizon=8,
         discount=0.95,
         actor_init_std=1.0,
-        updates_per_1000_env_steps=300,
+        updates_per_1000_env_steps=250,
         conv_depth=8,
         deter_size=64,
         stoch_size=16,

@@ -31,7 +31,10 @@ from typing import Any, NamedTuple, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from dreamer.adapters import PREFIXES, adapted
 from dreamer.config import IMAGE_SHAPE, Config, ConfigError, UserError, nearest
+from dreamer.simulators import ActionSpace, Outcome, Simulator, affine
+from dreamer.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar
 
 
 class Step(NamedTuple):
@@ -42,13 +45,6 @@ class Step(NamedTuple):
     terminal: bool  # the task ended: discount 0
     truncated: bool  # a time limit cut the episode: the discount stays
     env_steps: int  # simulator steps of this call: R or fewer, 0 for a reset
-
-
-class ActionSpace(NamedTuple):
-    """Continuous: float32 [A] in [-1, 1]. Discrete: one-hot float32 [A]."""
-
-    size: int  # A
-    discrete: bool
 
 
 class Environment(Protocol):
@@ -67,34 +63,14 @@ class Environment(Protocol):
         """Free the simulator and its renderer."""
 
 
-class Outcome(NamedTuple):
-    """What one simulator step gives."""
-
-    reward: float
-    terminal: bool
-    truncated: bool = False  # by a limit inside the simulator
-
-
-class Simulator(Protocol):
-    """A task, one simulator step at a time. Pictures are drawn only when asked for."""
-
-    action_space: ActionSpace
-
-    def reset(self, seed: int) -> None: ...
-
-    def advance(self, action: NDArray[np.float32]) -> Outcome: ...
-
-    def image(self) -> NDArray[np.uint8]: ...
-
-    def close(self) -> None: ...
-
-
-def make_environment(config: Config) -> RepeatedEnvironment:
+def make_environment(config: Config, evaluation: bool = False) -> RepeatedEnvironment:
     """The environment of `config.task`, with its action repeat and time limit.
 
-    Raises ConfigError for a task that is not in the table, and UserError where no renderer works.
+    `evaluation`: as scores are taken, where that differs (Atari: full games instead of lives).
+    Raises ConfigError for a task that does not exist, and UserError where no renderer works or
+    something is not installed.
     """
-    simulator = task_factory(config.task)()
+    simulator = make_simulator(config.task, config.camera, evaluation)
     return RepeatedEnvironment(simulator, config.action_repeat, config.time_limit_env_steps)
 
 
@@ -167,15 +143,16 @@ class ControlSimulator:
 
         unlimited = {"time_limit": float("inf")}
         self._env = suite.load(domain, task, task_kwargs=unlimited)
+        cameras = self._env.physics.model.ncam
+        if camera >= cameras:
+            raise ConfigError("camera", f"{domain} {task} has cameras 0 to {cameras - 1}")
         self._camera = camera
         self._renderer: Any = None
         # A frame buffer of the picture's size: the same picture, faster.
         self._env.physics.model.vis.global_.offheight = IMAGE_SHAPE[0]
         self._env.physics.model.vis.global_.offwidth = IMAGE_SHAPE[1]
         spec = self._env.action_spec()
-        bounded = np.isfinite(spec.minimum) & np.isfinite(spec.maximum)
-        self._low = np.where(bounded, spec.minimum, -1.0)
-        self._high = np.where(bounded, spec.maximum, 1.0)
+        self._low, self._high = spec.minimum, spec.maximum
         self.action_space = ActionSpace(spec.shape[0], discrete=False)
 
     def reset(self, seed: int) -> None:
@@ -189,7 +166,7 @@ class ControlSimulator:
 
     def scaled(self, action: NDArray[np.float32]) -> NDArray[np.float64]:
         """From [-1, 1] to the task's bounds, affinely."""
-        return self._low + (action.astype(np.float64) + 1) / 2 * (self._high - self._low)
+        return affine(action, self._low, self._high)
 
     def image(self) -> NDArray[np.uint8]:
         if self._renderer is None:
@@ -220,90 +197,9 @@ class ControlSimulator:
         self._env.close()
 
 
-class ToyDot:
-    """A red glow is steered onto a green one by its velocity. Needs no renderer.
-
-    The field is the unit square, start and target are uniform in it. Reward per env_step:
-    (1 - distance / diagonal)^2, so in [0, 1] with a slope everywhere. No end of its own. The glows
-    are wide, so that a small network finds them within a few hundred updates.
-    """
-
-    SPEED = 0.06  # field widths per env_step at action 1: 17 env_steps from wall to wall
-    WIDTH = 7.0  # pixels, standard deviation of a glow
-    BACKGROUND, TARGET, DOT = (16, 20, 40), (0, 210, 40), (235, 0, 60)
-
-    action_space = ActionSpace(2, discrete=False)
-
-    def reset(self, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        self._position, self._target = random.uniform(size=(2, 2))
-
-    def advance(self, action: NDArray[np.float32]) -> Outcome:
-        self._position = np.clip(self._position + self.SPEED * action, 0.0, 1.0)
-        distance = float(np.hypot(*(self._target - self._position)))
-        return Outcome((1 - distance / 2**0.5) ** 2, terminal=False)
-
-    def optimal_action(self, action_repeat: int = 1) -> NDArray[np.float32]:
-        """Straight to the target: each axis as fast as it can, so no distance could be smaller.
-
-        (With a repeat, up to the decision in which it arrives: that one is slowed to stop there.)
-        """
-        way = (self._target - self._position) / (self.SPEED * action_repeat)
-        return np.clip(way, -1, 1).astype(np.float32)
-
-    def image(self) -> NDArray[np.uint8]:
-        """The sum of both glows, as one product: rows [64, 2] by columns x colours [2, 64 * 3]."""
-        size = IMAGE_SHAPE[0]
-        centres = self.WIDTH + np.stack([self._target, self._position]) * (size - 2 * self.WIDTH)
-        across = (np.arange(size) - centres[..., None]) / self.WIDTH  # [glow, axis, pixel]
-        columns, rows = np.exp(-0.5 * across**2).swapaxes(0, 1)
-        colours = np.array([self.TARGET, self.DOT], float)
-        columns = (columns[:, :, None] * colours[:, None, :]).reshape(2, -1)
-        picture = (rows.T @ columns).reshape(IMAGE_SHAPE) + self.BACKGROUND
-        return np.rint(np.minimum(picture, 255)).astype(np.uint8)
-
-    def close(self) -> None:
-        pass
-
-
-class Probe:
-    """Counts, and writes what it knows into its pictures: for tests of time and alignment.
-
-    After env_step n of an episode the picture holds the seed, n and the last action, and the
-    reward of that env_step is n / 1024 (exact in float32). No end of its own.
-    """
-
-    action_space = ActionSpace(2, discrete=False)
-
-    def reset(self, seed: int) -> None:
-        self._seed, self._count = seed, 0
-        self._action = np.zeros(2, np.float32)
-
-    def advance(self, action: NDArray[np.float32]) -> Outcome:
-        self._count += 1
-        self._action = action.copy()
-        return Outcome(self._count / 1024, terminal=False)
-
-    def image(self) -> NDArray[np.uint8]:
-        image = np.full(IMAGE_SHAPE, self._count % 256, np.uint8)
-        counts = np.array([self._seed, self._count], np.int64)
-        known = np.frombuffer(counts.tobytes() + self._action.tobytes(), np.uint8)
-        image.reshape(-1)[: known.size] = known
-        return image
-
-    @staticmethod
-    def read(image: NDArray[np.uint8]) -> tuple[int, int, NDArray[np.float32]]:
-        """(seed, env_steps since the reset, last action [2]) from a picture."""
-        known = image.reshape(-1)[:24].tobytes()
-        seed, count = np.frombuffer(known[:16], np.int64)
-        return int(seed), int(count), np.frombuffer(known[16:], np.float32)
-
-    def close(self) -> None:
-        pass
-
-
-# Every task there is. The 20 of the paper are seen by camera 0, the quadruped by camera 2.
-TASKS: dict[str, Callable[[], Simulator]] = {
+# Every task with a name of its own; adapters.py has those with a prefix. The paper's 20 are
+# seen by camera 0, the quadruped by camera 2.
+TASKS: dict[str, Callable[..., Simulator]] = {
     "acrobot_swingup": partial(ControlSimulator, "acrobot", "swingup"),
     "cartpole_balance": partial(ControlSimulator, "cartpole", "balance"),
     "cartpole_balance_sparse": partial(ControlSimulator, "cartpole", "balance_sparse"),
@@ -326,15 +222,34 @@ TASKS: dict[str, Callable[[], Simulator]] = {
     "walker_walk": partial(ControlSimulator, "walker", "walk"),
     # Ours, in numpy alone.
     "toy_dot": ToyDot,
+    "toy_discrete": ToyDiscrete,
+    "toy_far": ToyFar,
+    "toy_end": ToyEnd,
     "probe": Probe,
 }
 
 
-def task_factory(task: str) -> Callable[[], Simulator]:
-    """The maker of a task's simulator; ConfigError naming the nearest task if there is none."""
-    if task not in TASKS:
-        raise ConfigError("task", f"no task {task!r}; {nearest(task, TASKS)}")
-    return TASKS[task]
+def check_task(task: str) -> None:
+    """ConfigError naming the nearest task if `task` is neither in the table nor `prefix:name`.
+
+    Imports nothing: whether the name behind a prefix exists is seen when it is made.
+    """
+    prefix, _, name = task.partition(":")
+    if task not in TASKS and not (prefix and name):
+        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
+        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
+
+
+def make_simulator(task: str, camera: int = -1, evaluation: bool = False) -> Simulator:
+    """A task's simulator, seen by its own camera or, in the control suite, another one."""
+    check_task(task)
+    factory = TASKS.get(task)
+    controlled = isinstance(factory, partial) and factory.func is ControlSimulator
+    if camera >= 0 and not controlled:
+        raise ConfigError("camera", f"{task} has no cameras to choose from; leave it at -1")
+    if factory is None:
+        return adapted(task, evaluation)
+    return factory(camera=camera) if controlled and camera >= 0 else factory()
 
 
 # --- Renderer -----------------------------------------------------------------------------------

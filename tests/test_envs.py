@@ -16,40 +16,63 @@ from dreamer import envs
 from dreamer.config import IMAGE_SHAPE, ConfigError, UserError, make_config
 from dreamer.envs import (
     TASKS,
-    ActionSpace,
     ControlSimulator,
-    Outcome,
-    Probe,
     RepeatedEnvironment,
-    Simulator,
     Step,
-    ToyDot,
     make_environment,
+    make_simulator,
 )
+from dreamer.simulators import ActionSpace, Outcome, Simulator
+from dreamer.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 7  # env_steps: ends inside a repeat of 2 and of 4
-PAPER_TASKS = [name for name in TASKS if name not in ("toy_dot", "probe")]
+TOYS = ("toy_dot", "toy_discrete", "toy_far", "toy_end")
+PAPER_TASKS = [name for name in TASKS if name not in (*TOYS, "probe")]
 
 
-@pytest.fixture(scope="module", params=list(TASKS))
+ADAPTED = [
+    "atari:pong",
+    "atari:breakout",
+    "dmlab:rooms_watermaze",
+    "gymnasium:CarRacing-v3",  # observes images
+    "gymnasium:MountainCar-v0",  # must be rendered
+    "gymnasium_like:make",  # a module:function of one's own
+]
+NEEDS = {
+    "atari:pong": "ale_py",
+    "atari:breakout": "ale_py",
+    "gymnasium:CarRacing-v3": "Box2D",
+    "gymnasium:MountainCar-v0": "pygame",
+}
+
+
+@pytest.fixture(scope="module", params=[*TASKS, *ADAPTED])
 def task(request) -> str:
+    if request.param in NEEDS:
+        pytest.importorskip(NEEDS[request.param])
     return request.param
 
 
 @pytest.fixture(scope="module")
 def simulator(task: str):
-    simulator = TASKS[task]()
+    simulator = make_simulator(task)
     yield simulator
     simulator.close()
 
 
 def random_actions(space: ActionSpace, count: int) -> np.ndarray:
     """[count, A], the same in every call."""
-    random = np.random.default_rng(11)
+    random = np.random.default_rng(12)
     if space.discrete:
         return np.eye(space.size, dtype=np.float32)[random.integers(space.size, size=count)]
     return random.uniform(-1, 1, (count, space.size)).astype(np.float32)
+
+
+def random_action(random: np.random.Generator, size: int, discrete: bool) -> np.ndarray:
+    if discrete:
+        return np.eye(size, dtype=np.float32)[random.integers(size)]
+    return random.uniform(-1, 1, size).astype(np.float32)
 
 
 def play(environment: RepeatedEnvironment, seed: int, actions: np.ndarray) -> list[Step]:
@@ -285,32 +308,69 @@ def test_the_quadruped_is_seen_by_camera_2() -> None:
 # --- Ours ---------------------------------------------------------------------------------------
 
 
-def toy_return(policy, seed: int, action_repeat: int) -> float:
-    simulator = ToyDot()
+def toy_return(task: str, policy, seed: int, action_repeat: int = 2) -> float:
+    simulator = TASKS[task]()
     environment = RepeatedEnvironment(simulator, action_repeat, 100)
     step, total = environment.reset(seed), 0.0
-    while not step.truncated:
+    while not (step.terminal or step.truncated):
         step = environment.step(policy(simulator))
         total += step.reward
     return total
 
 
 @pytest.mark.parametrize("action_repeat", [1, 2, 4])
-def test_no_random_policy_beats_the_toys_optimal_one(action_repeat: int) -> None:
+@pytest.mark.parametrize("task", TOYS)
+def test_no_random_policy_beats_a_toys_optimal_one(task: str, action_repeat: int) -> None:
     random = np.random.default_rng(0)
 
     def wander(simulator):
-        return random.uniform(-1, 1, 2).astype(np.float32)
+        return random_action(random, *simulator.action_space)
 
     def nearly(simulator):
-        way = simulator.optimal_action(action_repeat) + random.normal(0, 0.2, 2)
-        return np.clip(way, -1, 1).astype(np.float32)
+        if simulator.action_space.discrete:
+            return (
+                simulator.optimal_action(action_repeat)
+                if random.random() < 0.8
+                else wander(simulator)
+            )
+        way = simulator.optimal_action(action_repeat)
+        return np.clip(way + random.normal(0, 0.2, len(way)), -1, 1).astype(np.float32)
 
     for seed in range(10):
-        best = toy_return(lambda toy: toy.optimal_action(action_repeat), seed, action_repeat)
-        assert 85 < best <= 100
-        assert toy_return(wander, seed, action_repeat) < best
-        assert toy_return(nearly, seed, action_repeat) < best
+        best, random_return, near = (
+            toy_return(task, policy, seed, action_repeat)
+            for policy in (lambda toy: toy.optimal_action(action_repeat), wander, nearly)
+        )
+        assert 80 < best <= 100
+        assert random_return < best and near < 1.01 * best
+
+
+def always(value: float):
+    return lambda toy: np.array([value], np.float32)
+
+
+def test_the_far_light_is_worth_the_way_but_cannot_be_seen_from_the_near_one() -> None:
+    toy = ToyFar()
+    for seed in range(10):
+        right, left = (
+            toy_return("toy_far", always(1), seed),
+            toy_return("toy_far", always(-1), seed),
+        )
+        assert right > 75 > 15 > left > 5
+    toy._x = 0.0  # three decisions of 2 env_steps from the near light gain nothing
+    assert sum(toy.advance(np.ones(1, np.float32)).reward for _ in range(6)) < 6 * toy.NEAR
+    toy._x = 0.5
+    assert toy.advance(np.zeros(1, np.float32)).reward < 1e-3  # darkness
+
+
+def test_over_the_edge_the_prize_is_paid_once() -> None:
+    toy = ToyEnd()
+    for seed in range(10):
+        best = toy_return("toy_end", lambda toy: toy.optimal_action(2), seed)
+        assert toy_return("toy_end", always(1), seed) < 0.2 * best
+    toy._x = toy.EDGE - 0.01
+    assert toy.advance(np.zeros(1, np.float32)) == (1.0, False, False)
+    assert toy.advance(np.ones(1, np.float32)) == (toy.PRIZE, True, False)
 
 
 def test_toy_pictures_show_where_dot_and_target_are() -> None:
@@ -321,7 +381,7 @@ def test_toy_pictures_show_where_dot_and_target_are() -> None:
         image = toy.image()
         for position, channel in ((toy._position, 0), (toy._target, 1)):
             row, column = np.unravel_index(np.argmax(image[..., channel]), (64, 64))
-            expected = toy.WIDTH + position * (64 - 2 * toy.WIDTH)
+            expected = WIDTH + position * (64 - 2 * WIDTH)
             np.testing.assert_allclose([column, row], expected, atol=1)
         toy.advance(np.array([0.1, 0], np.float32))  # a third of a pixel
         assert np.any(toy.image() != image)
