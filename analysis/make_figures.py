@@ -241,10 +241,12 @@ def _published_rows(summary: Summary) -> pd.DataFrame:
 
 
 def _reference_curves(reference: pd.DataFrame, summary: Summary) -> pd.DataFrame:
-    """Mean and band over the seeds of given curves, up to our budget."""
+    """Mean and band over the seeds of given curves, up to the first point not before our budget."""
     budget = summary.runs.groupby("task")["target_env_steps"].max()
     here = reference[reference["task"].isin(budget.index)]
-    here = here[here["env_steps"] <= here["task"].map(budget)]
+    behind = here[here["env_steps"] >= here["task"].map(budget)]
+    last = behind.groupby("task")["env_steps"].min().reindex(budget.index).fillna(budget)
+    here = here[here["env_steps"] <= here["task"].map(last)]
     return exchange.reference_statistics(here, summary.band)
 
 
