@@ -426,9 +426,7 @@ def _draw_profiles(
     axes.set_title("Performance profiles")
 
 
-def _draw_improvements(
-    axes: Axes, improvements: pd.DataFrame, styles: Mapping[str, Style]
-) -> None:
+def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[str, Style]) -> None:
     y = np.arange(len(improvements))
     for place in y:
         row = improvements.iloc[[place]]
