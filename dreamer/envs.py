@@ -229,20 +229,18 @@ TASKS: dict[str, Callable[..., Simulator]] = {
 }
 
 
-def check_task(task: str) -> None:
-    """ConfigError naming the nearest task if `task` is neither in the table nor `prefix:name`.
-
-    Imports nothing: whether the name behind a prefix exists is seen when it is made.
-    """
+def is_task(task: str) -> bool:
+    """Whether `task` is in the table or reads `prefix:name`. Imports nothing: whether there is such
+    a name behind the prefix is seen when its simulator is made."""
     prefix, _, name = task.partition(":")
-    if task not in TASKS and not (prefix and name):
-        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
-        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
+    return task in TASKS or bool(prefix and name)
 
 
 def make_simulator(task: str, camera: int = -1, evaluation: bool = False) -> Simulator:
     """A task's simulator, seen by its own camera or, in the control suite, another one."""
-    check_task(task)
+    if not is_task(task):
+        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
+        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
     factory = TASKS.get(task)
     controlled = isinstance(factory, partial) and factory.func is ControlSimulator
     if camera >= 0 and not controlled:

@@ -43,7 +43,7 @@ from dreamer.config import (
     check_together,
     nearest,
 )
-from dreamer.envs import TASKS
+from dreamer.envs import TASKS, is_task
 from suites import strict_yaml
 from suites.strict_yaml import Node, one_line, show
 
@@ -337,7 +337,7 @@ def _value(node: Node, key: str) -> Any:
     """A setting's value, checked by itself."""
     if isinstance(node.value, (dict, list)):
         raise node.error(f"one value is expected, not {strict_yaml.kind(node.value)}")
-    if key == "task" and node.text() not in TASKS:
+    if key == "task" and not is_task(node.text()):
         raise node.error(f"no task {show(node.value)}; {nearest(node.value, (*TASKS, *TASK_SETS))}")
     try:
         return check_setting(key, node.value)
@@ -380,7 +380,7 @@ def _axis_values(node: Node, key: str, sets: Mapping[str, Sequence[str]]) -> lis
     for item in items:
         if key == "task" and isinstance(item.value, str) and item.value in sets:
             values += [item._replace(value=task) for task in sets[item.value]]
-        elif key == "task" and isinstance(item.value, str) and item.value not in TASKS:
+        elif key == "task" and isinstance(item.value, str) and not is_task(item.value):
             raise item.error(f"no task {show(item.value)}; {nearest(item.value, (*TASKS, *sets))}")
         else:
             values.append(item._replace(value=_value(item, key)))
@@ -428,7 +428,7 @@ def _task_overrides(body: Mapping[str, Node]) -> dict[str, tuple[Node, dict[str,
     """{task: (where, {setting: node})}"""
     overrides: dict[str, tuple[Node, dict[str, Node]]] = {}
     for task, node in (body["tasks"].mapping() if "tasks" in body else {}).items():
-        if task not in TASKS:
+        if not is_task(task):
             raise _unknown(node, task, TASKS)
         settings: dict[str, Node] = {}
         for key, value in node.mapping().items():
