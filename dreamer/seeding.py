@@ -16,6 +16,7 @@ STREAMS = {  # purpose -> what the index counts
     "sample": 3,  # updates: which sequences are drawn from replay
     "update": 4,  # updates: noise of states and actions
     "predict": 5,  # evaluations: noise of the open-loop prediction
+    "score": 6,  # episodes played by `python -m dreamer.evaluate`
 }
 
 

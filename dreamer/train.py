@@ -25,10 +25,11 @@ from torch import Tensor
 from dreamer.agent import Agent
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
 from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
-from dreamer.envs import Environment, make_environment
+from dreamer.envs import make_environment
+from dreamer.episodes import play_episode
 from dreamer.machine import prepare_machine
 from dreamer.replay import EMPTY, Cursor, Episode, Replay, forecast
-from dreamer.seeding import numpy_generator, stream_seed, torch_generator
+from dreamer.seeding import numpy_generator, torch_generator
 
 PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
 PREDICTION_CONTEXT = 5
@@ -162,7 +163,7 @@ class _Run:
         self.evaluate_return: float | None = None
         self.train_env = make_environment(config)
         self.space = self.train_env.action_space
-        self.evaluate_env = make_environment(config)
+        self.evaluate_env = make_environment(config, evaluation=True)
         self.agent = Agent(config, self.space, device)
         self.replay: Replay | None = None
 
@@ -173,8 +174,20 @@ class _Run:
         c, config = self.counters, self.config
         random = c.episodes < config.seed_episodes
         explore = exploration(config, c.env_steps, self.space.discrete)
-        episode, env_steps = self._episode(
-            self.train_env, "train", c.episodes, explore, random, c.env_steps
+
+        def before_step(env_steps: int) -> None:
+            self._check_stop()
+            self._show(c.env_steps + env_steps)
+
+        episode, env_steps = play_episode(
+            self.train_env,
+            self.agent,
+            config.seed,
+            "train",
+            c.episodes,
+            explore=explore,
+            random=random,
+            before_step=before_step,
         )
         assert self.replay is not None
         self.replay.append(episode)
@@ -221,7 +234,14 @@ class _Run:
         returns = []
         for number in range(config.eval_episodes):
             index = c.evaluations * config.eval_episodes + number
-            episode, _ = self._episode(self.evaluate_env, "evaluate", index, None, False, 0)
+            episode, _ = play_episode(
+                self.evaluate_env,
+                self.agent,
+                config.seed,
+                "evaluate",
+                index,
+                before_step=lambda _: self._check_stop(),
+            )
             returns.append(float(episode.reward.sum()))
             if number == 0:
                 self._save_prediction(episode)
@@ -243,47 +263,9 @@ class _Run:
 
     # Parts of them.
 
-    def _episode(
-        self,
-        env: Environment,
-        purpose: str,
-        index: int,
-        explore: float | None,
-        random: bool,
-        env_steps_before: int,
-    ) -> tuple[Episode, int]:
-        """Episode number `index` of a purpose, and its env_steps. A function of the weights, the
-        seed and the index."""
-        config = self.config
-        generator = torch_generator(config.seed, purpose, index, self.device)
-        random_actions = numpy_generator(config.seed, purpose, index)
-        memory = self.agent.initial_memory(1)
-        step = env.reset(stream_seed(config.seed, purpose, index))
-        action = np.zeros(self.space.size, np.float32)
-        rows = [(step.image, action, step.reward, step.terminal)]
-        env_steps = 0
-        while not (step.terminal or step.truncated):
-            self._check_stop()
-            if random:
-                action = random_action(random_actions, self.space.size, self.space.discrete)
-            else:
-                actions, memory = self.agent.policy(step.image[None], memory, generator, explore)
-                action = actions[0]
-            step = env.step(action)
-            env_steps += step.env_steps
-            rows.append((step.image, action, step.reward, step.terminal))
-            if purpose == "train":
-                self._show(env_steps_before + env_steps)
-        image, taken, reward, terminal = zip(*rows, strict=True)
-        episode = Episode(
-            np.stack(image),
-            np.stack(taken).astype(np.float32),
-            np.array(reward, np.float32),
-            np.array(terminal, np.float32),
-        )
-        return episode, env_steps
-
     def _save_prediction(self, episode: Episode) -> None:
+        if len(episode.image) <= PREDICTION_CONTEXT:  # it ended before there was much to predict
+            return
         truth, action = episode.image[:PREDICTION_STEPS], episode.action[:PREDICTION_STEPS]
         generator = torch_generator(
             self.config.seed, "predict", self.counters.evaluations, self.device
@@ -431,13 +413,6 @@ def exploration(config: Config, env_steps: int, discrete: bool) -> float:
         return config.exploration_noise
     done = min(1.0, env_steps / config.epsilon_env_steps)
     return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
-
-
-def random_action(generator: np.random.Generator, size: int, discrete: bool) -> np.ndarray:
-    """A uniform action float32 [A] of the seed episodes."""
-    if discrete:
-        return np.eye(size, dtype=np.float32)[generator.integers(size)]
-    return generator.uniform(-1, 1, size).astype(np.float32)
 
 
 def _keep_config(config: Config, path: Path) -> None:

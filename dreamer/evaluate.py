@@ -1,0 +1,265 @@
+"""Scores and videos of a run, from its checkpoint:  python -m dreamer.evaluate RUN_DIR
+
+Works on any machine and while the run goes on. Episodes are played as in evaluations (the mode
+action, no noise), from seeds that neither training nor its evaluations use, so two commands with
+the same seed and checkpoint give the same scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer.agent import Agent
+from dreamer.checkpoint import checkpoint_paths, load_checkpoint
+from dreamer.config import Config, UserError, config_from_dict
+from dreamer.envs import make_environment
+from dreamer.episodes import play_episode
+from dreamer.machine import prepare_machine
+from dreamer.replay import Episode
+from dreamer.seeding import torch_generator
+from dreamer.train import PREDICTION_CONTEXT, PREDICTION_STEPS
+
+VIDEO_SUFFIXES = (".mp4", ".gif")
+VIDEO_FPS, PREDICTION_FPS = 25, 10
+ZOOM = 4  # pixels of a video per pixel of a picture, each way
+GAP, TITLE = 8, 32  # pixels of a prediction's video, between its parts and above them
+
+
+class Loaded(NamedTuple):
+    path: Path  # of the checkpoint
+    config: Config
+    content: dict[str, Any]
+
+
+def load_newest(run_dir: Path) -> Loaded:
+    """The newest checkpoint of a run that is whole.
+
+    A run that goes on removes its older checkpoints: one that vanishes after it was listed gives
+    way to the next, and when all did, they are listed again. Raises UserError if there is none.
+    """
+    if not run_dir.is_dir():
+        raise UserError(f"{run_dir}: no such folder; it should be a run's, with config.json in it")
+    folder = run_dir / "checkpoints"
+    problem = "there is none yet"
+    for _ in range(3):
+        for path in reversed(checkpoint_paths(folder)):
+            try:
+                return load(path)
+            except (ValueError, FileNotFoundError) as error:
+                problem = str(error)
+                if path.exists():
+                    warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
+    raise UserError(f"{folder}: no checkpoint to load ({problem})")
+
+
+def load(path: Path) -> Loaded:
+    """Raises ValueError or FileNotFoundError like `load_checkpoint`."""
+    content = load_checkpoint(path)
+    return Loaded(path, config_from_dict(content["config"]), content)
+
+
+def evaluate(
+    loaded: Loaded, device: str, episodes: int, seed: int
+) -> tuple[Agent, Iterator[Episode]]:
+    """The agent of a checkpoint, and its episodes as they are played."""
+    config = dataclasses.replace(loaded.config, device=device)
+    place = prepare_machine(config)
+    env = make_environment(config, evaluation=True)
+    agent = Agent(config, env.action_space, place)
+    agent.load_state_dict(loaded.content["agent"])
+
+    def play() -> Iterator[Episode]:
+        try:
+            for index in range(episodes):
+                yield play_episode(env, agent, seed, "score", index)[0]
+        finally:
+            env.close()
+
+    return agent, play()
+
+
+def predict(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
+    """Frames uint8 [T, ...] of the open-loop prediction of an episode's beginning: truth, model and
+    error side by side. Raises UserError where there is nothing to predict or to see it with."""
+    truth = episode.image[:PREDICTION_STEPS]
+    if len(truth) <= PREDICTION_CONTEXT:
+        raise UserError(
+            f"--prediction: the episode ended after {len(truth) - 1} agent_steps, within the "
+            f"{PREDICTION_CONTEXT} images that the model is shown; try another --seed"
+        )
+    generator = torch_generator(seed, "predict", 0, agent.device)
+    action = episode.action[:PREDICTION_STEPS]
+    model = agent.predict(truth, action, PREDICTION_CONTEXT, generator)
+    if model is None:
+        raise UserError("--prediction: this agent has no decoder (probe_decoder is off)")
+    return np.stack([_prediction_frame(truth, model, step) for step in range(len(truth))])
+
+
+def _prediction_frame(truth: np.ndarray, model: np.ndarray, step: int) -> np.ndarray:
+    from PIL import Image, ImageDraw
+
+    error = (model[step].astype(float) - truth[step] + 255) / 2  # grey where there is none
+    tiles = [enlarged(x[None])[0] for x in (truth[step], model[step], error.astype(np.uint8))]
+    size = tiles[0].shape[0]
+    frame = np.zeros((TITLE + size, 3 * size + 2 * GAP, 3), np.uint8)
+    seen = step < PREDICTION_CONTEXT
+    ahead = step - PREDICTION_CONTEXT + 1
+    titles = (
+        "truth",
+        "model: shown the image" if seen else f"model: {ahead} ahead",
+        "model - truth",
+    )
+    canvas = Image.fromarray(frame)
+    draw = ImageDraw.Draw(canvas)
+    for column, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        left = column * (size + GAP)
+        canvas.paste(Image.fromarray(tile), (left, TITLE))
+        draw.text((left + GAP, TITLE // 2), title, fill=(235, 235, 235), anchor="lm", font_size=18)
+    return np.asarray(canvas)
+
+
+def enlarged(frames: np.ndarray) -> np.ndarray:
+    """Frames [T, height, width, 3] with every pixel ZOOM x ZOOM."""
+    return frames.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Writes frames uint8 [T, height, width, 3] (sides even) as MP4 or GIF, whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](partial, frames, fps)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
+    import imageio_ffmpeg
+
+    height, width = frames.shape[1:3]
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, quality=8, macro_block_size=2
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+
+
+def _write_gif(path: Path, frames: np.ndarray, fps: int) -> None:
+    from PIL import Image
+
+    first, *rest = (Image.fromarray(frame) for frame in frames)
+    first.save(path, save_all=True, append_images=rest, duration=1000 // fps, loop=0)
+
+
+def summary(loaded: Loaded, seed: int, returns: list[float], lengths: list[int]) -> dict[str, Any]:
+    """What was measured, as plain JSON values. SD with n - 1; null for one episode."""
+    counters = loaded.content["counters"]
+    sd = float(np.std(returns, ddof=1)) if len(returns) > 1 else None
+    return {
+        "checkpoint": str(loaded.path),
+        "task": loaded.config.task,
+        "env_steps": counters["env_steps"],
+        "updates": counters["updates"],
+        "seed": seed,
+        "episodes": len(returns),
+        "mean": float(np.mean(returns)),
+        "sd": sd,
+        "returns": returns,
+        "lengths_agent_steps": lengths,
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    sd = "" if result["sd"] is None else f", SD {result['sd']:.1f}"
+    lines = [
+        f"{result['task']} after {result['env_steps']} env_steps, {result['updates']} updates",
+        f"return of {result['episodes']} episodes: mean {result['mean']:.1f}{sd}",
+        "each: " + " ".join(f"{value:.1f}" for value in result["returns"]),
+        *(f"{key}: {result[key]}" for key in ("video", "prediction") if key in result),
+    ]
+    return "\n".join(lines)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that the command does, but for printing; raises UserError."""
+    if arguments.episodes < 1:
+        raise UserError("--episodes: at least 1")
+    if arguments.seed is not None and arguments.seed < 0:
+        raise UserError("--seed: at least 0")
+    videos = {name: getattr(arguments, name) for name in ("video", "prediction")}
+    for name, path in videos.items():
+        _check_video(f"--{name}", path)
+    if arguments.checkpoint is None:
+        loaded = load_newest(arguments.run_dir)
+    else:
+        try:
+            loaded = load(arguments.checkpoint)
+        except (ValueError, OSError) as error:
+            raise UserError(f"--checkpoint: {error}") from None
+    seed = loaded.config.seed if arguments.seed is None else arguments.seed
+    agent, played = evaluate(loaded, arguments.device, arguments.episodes, seed)
+    first, returns, lengths = None, [], []
+    for episode in played:
+        first = first or episode
+        returns.append(float(episode.reward.sum()))
+        lengths.append(len(episode.reward) - 1)
+    result = summary(loaded, seed, returns, lengths)
+    assert first is not None
+    if videos["video"] is not None:
+        write_video(videos["video"], enlarged(first.image), VIDEO_FPS)
+    if videos["prediction"] is not None:
+        write_video(videos["prediction"], predict(agent, first, seed), PREDICTION_FPS)
+    return result | {name: str(path) for name, path in videos.items() if path is not None}
+
+
+def _check_video(option: str, path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise UserError(f"{option} {path}: it should end in {' or '.join(VIDEO_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option} {path}: no folder {path.parent}")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamer.evaluate", description="Scores and videos of a run's agent."
+    )
+    add = parser.add_argument
+    add("run_dir", type=Path, help="the run's folder, such as results/runs/RUN_ID")
+    add("--episodes", type=int, default=10, help="how many to play (default: 10)")
+    add("--seed", type=int, help="of the episodes (default: the run's own)")
+    add("--video", type=Path, metavar="FILE", help="the first episode, as .mp4 or .gif")
+    add("--prediction", type=Path, metavar="FILE", help="its beginning, predicted open loop")
+    add("--format", choices=("text", "json"), default="text")
+    add("--checkpoint", type=Path, metavar="FILE", help="instead of the run's newest")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        result = run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result) if arguments.format == "json" else as_text(result))
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    raise SystemExit(main())
