@@ -8,7 +8,7 @@
 #
 # Needs Debian's slurm-wlm and munge (.ci/system_packages.sh slurm). No systemd, no cgroups, no
 # accounting (so `sacct` fails). Everything lies in one folder: DEV_CLUSTER, by default
-# dreamer-slurm-USER in the temporary folder; another folder is another cluster. Eight CPUs are
+# dreamer-slurm-USER in the temporary folder; another folder is another cluster. Sixteen CPUs are
 # declared whatever the machine has; a requeued job waits DEV_CLUSTER_REQUEUE_S (10) seconds, where
 # SLURM's own default is two minutes.
 set -euo pipefail
@@ -111,7 +111,7 @@ StateSaveLocation=$folder/state
 SlurmdLogFile=$folder/slurmd.log
 SlurmdPidFile=$folder/slurmd.own.pid
 SlurmdSpoolDir=$folder/spool
-NodeName=$host NodeAddr=127.0.0.1 CPUs=8 RealMemory=$memory_mb State=UNKNOWN
+NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=$memory_mb State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 }

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 POLL_S = 0.2
 MAX_KILLS = 3  # of one run in one job; more, and something is wrong with it (memory?)
 BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # another process may still be stopping
+REQUEUE_AFTER = 0.4  # of the time that SLURM gives: a requeue is worth more than a late checkpoint
 SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
 SLACK_S = 65.0  # SLURM may send its signal a minute early
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -93,6 +94,7 @@ class _Supervisor:
         self.job = job
         self.signals: list[int] = []
         self.reason: str | None = None  # why all runs must stop
+        self.requeue_at = float("inf")  # even if they are not ready then
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.codes: dict[str, int] = {}
         self.kills: dict[str, int] = {}
@@ -108,6 +110,10 @@ class _Supervisor:
         while self.waiting or self.children:
             if self.signals and self.reason is None:
                 self._stop_all()
+            if time.monotonic() > self.requeue_at:
+                self.requeue_at = float("inf")
+                if self.wants_requeue():
+                    requeue()  # SLURM ends this job now; what is saved by then counts
             self._look_for_cancelled()
             for run_id in [r for r, when in self.waiting.items() if when <= time.monotonic()]:
                 del self.waiting[run_id]
@@ -133,6 +139,7 @@ class _Supervisor:
         for child in self.children.values():
             child.terminate()
         self.reason = why(look(), self.job.signal_delay_s)
+        self.requeue_at = time.monotonic() + self.job.signal_delay_s * REQUEUE_AFTER
         for task in self.job.tasks:
             self.codes.setdefault(task.run_id, INTERRUPTED)
         name = signal.Signals(self.signals[0]).name

@@ -163,6 +163,10 @@ def late_log(suite: Path) -> str:
     return path.read_text()
 
 
+def parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def jobs(folders: dict[int, Path]) -> dict[int, str]:
     found = {}
     for seed, folder in folders.items():
@@ -241,7 +245,8 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     for number in ("TERM", "USR2"):  # what submitit sends for a preemption
         executor.ask("scancel", f"--signal={number}", job_of[1])
     os.kill(paused[2], signal.SIGKILL)
-    executor.ask("scancel", "--signal=KILL", "--full", job_of[3])
+    os.kill(parent(paused[3]), signal.SIGKILL)  # as when a node goes away: nobody says a word
+    os.kill(paused[3], signal.SIGKILL)
     assert "1 of 1 runs" in command("cancel", suite, "--only", "seed=4")[1]
     executor.ask("scancel", "--signal=USR2", job_of[5])  # and for a time-out
     subprocess.run([SCRIPT, "stop-node"], check=True, timeout=60)
