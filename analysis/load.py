@@ -437,9 +437,11 @@ def _attempts(folder: Path | str) -> list[tuple[int, str]]:
 def _attempt_of(points: Points, attempts: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """The attempt that made each value [P]: as recorded, else from where each attempt began.
 
-    With several attempts of which one does not say where it began, the attempt of a value is
-    unknown (0): the run's attempts are then listed together.
+    An attempt makes the values behind its `from_env_steps`; where that is null, it ended before it
+    did anything. With several attempts of which one does not say where it began, the attempt of a
+    value is unknown (0): the run's attempts are then listed together.
     """
+    attempts = [item for item in attempts if item.get("from_env_steps", 0) is not None] or attempts
     if points.attempt.any() or not attempts:
         return points.attempt
     if len(attempts) == 1:

@@ -126,7 +126,7 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
     from sacred.utils import SacredInterrupt
 
     from dreamer.envs import renderer_name
-    from dreamer.train import train
+    from dreamer.train import Progress, train
     from suites import mongo_urls, observers
 
     class Stopped(SacredInterrupt):
@@ -174,10 +174,18 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
                 if name not in COUNTERS and type(value) in (int, float):
                     _run.log_scalar(name, value, record["env_steps"])
 
-        summary = train(config, spec.folder, log, should_stop, board.progress)
+        def progress(now: Progress) -> None:
+            if story["from_env_steps"] is None:  # the first: nothing was done yet
+                story["from_env_steps"] = now.env_steps
+                _run.info["provenance"]["from_env_steps"] = now.env_steps
+                records.write_json(path, story)
+            board.progress(now)
+
+        summary = train(config, spec.folder, log, should_stop, progress)
         # Only now are the machine (threads, GPU) and the renderer known for certain.
         renderer = renderer_name() or "none"
-        records.write_json(path, {**story, "machine": provenance.machine(), "renderer": renderer})
+        story.update(machine=provenance.machine(), renderer=renderer)
+        records.write_json(path, story)
         summaries.append(summary)
         if summary.status != "COMPLETED":
             raise Stopped
@@ -203,6 +211,7 @@ def _story(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, Any]:
         "run_id": spec.run_id,
         "attempt": attempt,
         "suites": spec.suites,
+        "from_env_steps": None,  # where it continued; train's first Progress tells
         "started": records.now(),
         "executor": spec.executor,
         "command": [provenance.without_credentials(word) for word in spec.command or sys.argv],

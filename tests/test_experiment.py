@@ -48,6 +48,10 @@ def metrics_of(spec: Spec) -> list[dict]:
     return [r for r in map(json.loads, lines) if r["kind"] != "time"]
 
 
+def story_of(spec: Spec, attempt: int) -> dict:
+    return json.loads((spec.folder / f"attempts/{attempt}/provenance.json").read_text())
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Bitwise equality holds for one number of threads, here and in the workers."""
@@ -72,11 +76,12 @@ def test_a_run_leaves_its_whole_story(done):
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
     assert records.state_of(done.folder, status) == records.DONE
-    story = json.loads((done.folder / "attempts/1/provenance.json").read_text())
+    story = story_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
     assert story["packages"]["torch"] and story["machine"]["processor"]
     assert story["code"] == status["code"] and story["renderer"] == "none"
+    assert story["from_env_steps"] == 0
 
 
 def test_sacred_s_record_says_the_same(done):
@@ -106,13 +111,18 @@ def test_a_run_that_is_done_is_left_alone(done):
 def test_stopped_at_random_ten_times_it_ends_with_the_same_results(done, tmp_path):
     spec = spec_in(tmp_path)
     generator = random.Random(0)
+    reached = 0
     for attempt in range(1, 11):
         calls = iter(range(generator.randrange(1, 60), 0, -1))
         status = execute(spec, should_stop=lambda calls=calls: next(calls, 0) == 0)
         assert status["status"] == "INTERRUPTED" and status["attempt"] == attempt
         sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-{attempt}" / "run.json"
         assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
+        # By this, analysis tells which attempt made a value; null: it was stopped before any.
+        assert story_of(spec, attempt)["from_env_steps"] in (reached, None)
+        reached = status["env_steps"]
     assert execute(spec)["status"] == "COMPLETED"
+    assert story_of(spec, 11)["from_env_steps"] == reached > 0
     assert metrics_of(spec) == metrics_of(done)
 
 

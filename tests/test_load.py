@@ -133,6 +133,8 @@ def test_attempt_of_each_value(tmp_path):
     records = load(FileSource(tmp_path))
     assert records.frame["attempt"].tolist() == [1, 2, 3]
     assert records.runs["commits"].item() == {"1": "0123456789ab", "2": "c2", "3": "c3"}
+    (folder / "attempts" / "3" / "provenance.json").write_text('{"from_env_steps": null}')
+    assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [1, 2, 2]  # 3 made nothing
     (folder / "attempts" / "2" / "provenance.json").write_text("{}")  # does not say where it began
     assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [0, 0, 0]
 
