@@ -5,6 +5,8 @@ set -euo pipefail
 
 declare -A groups=(
     [base]="python3-venv"               # python3 -m venv
+    [slurm]="slurm-wlm munge"           # slurm/dev_cluster.sh, which the tests use
+    [browser]="chromium chromium-driver" # the tests click through the HTML report
     [render]="libosmesa6 libegl1 libgl1" # frames from MuJoCo: on the CPU; on a GPU, with its driver
 )
 default="base render"

@@ -270,9 +270,7 @@ def bootstrap_interval(
 
 def performance_profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
     """Share of runs that score above each threshold, each task counting the same. [..., K]"""
-    shares = [
-        (np.asarray(task)[..., None] > np.asarray(thresholds)).mean(-2) for task in strata
-    ]
+    shares = [(np.asarray(task)[..., None] > np.asarray(thresholds)).mean(-2) for task in strata]
     return np.mean(shares, axis=0)
 
 

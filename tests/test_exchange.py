@@ -84,9 +84,7 @@ def test_what_we_write_we_read(tmp_path):
     records = load(FileSource(tmp_path), [run.run_id for run in suite.runs])
     runs, _ = planned_runs("mini", suite.runs, records, None)
     out = tmp_path / "out" / "ours.json"
-    exchange.write_released(
-        out, exchange.released_entries(records.frame, runs, "evaluate_return")
-    )
+    exchange.write_released(out, exchange.released_entries(records.frame, runs, "evaluate_return"))
     entries = json.loads(out.read_text())  # valid JSON: null, not NaN
     assert entries[0]["xs"] == [7] and entries[0]["ys"] == [None]
     assert all(entry["synthetic"] for entry in entries)
@@ -94,8 +92,7 @@ def test_what_we_write_we_read(tmp_path):
     assert set(curves["task"]) == {"walker_walk", "toy_dot"}
     for run in suite.runs[1:]:
         mine = records.frame[
-            (records.frame["run_id"] == run.run_id)
-            & (records.frame["metric"] == "evaluate_return")
+            (records.frame["run_id"] == run.run_id) & (records.frame["metric"] == "evaluate_return")
         ]
         back = curves[
             (curves["task"] == run.config["task"]) & (curves["seed"] == str(run.config["seed"]))

@@ -24,28 +24,33 @@ ROOT = Path(__file__).parents[1]
 
 GRID = """
 preset: tiny
+env_steps: 1e4
+eval_every_env_steps: 1000
 seeds: 3
 published: [d4pg, a3c, slac]
 grid:
   task: [cartpole_balance, hopper_hop, quadruped_run]
   behaviour: [dreamer, planet]
 """
+PRESET = "preset: tiny\nenv_steps: 1e4\neval_every_env_steps: 1000\n"
 SUITES = {
     "figure4": """
 preset: tiny
+env_steps: 1e4
+eval_every_env_steps: 1000
 seeds: 2
 grid:
   - {task: cartpole_balance, behaviour: [dreamer, no_value], horizon: [5, 10, 15]}
   - {task: cartpole_balance, behaviour: planet, planner_horizon: [5, 10, 15]}
 """,
-    "figure5": "preset: tiny\nseeds: 1\ngrid: {task: [cup_catch, walker_walk]}\n",
+    "figure5": PRESET + "seeds: 1\ngrid: {task: [cup_catch, walker_walk]}\n",
     "figure6": GRID,
     "figure9": GRID.replace("[dreamer, planet]", "[dreamer, no_value, planet]"),
     "figure10": GRID.replace(
         "behaviour: [dreamer, planet]", "representation: [reconstruction, contrastive, reward]"
     ),
     "figure11": GRID.replace("behaviour: [dreamer, planet]", "action_repeat: [1, 2, 4]"),
-    "plain": "preset: tiny\nseeds: 1\ngrid: {task: [toy_dot]}\n",
+    "plain": PRESET + "seeds: 1\ngrid: {task: [toy_dot]}\n",
 }
 DRAWN = {
     "figure4": {"horizons"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
 
@@ -20,7 +22,7 @@ def page(tmp_path_factory):
     examples.write_suites(folder / "results", paths)
     gone = expand(paths[0]).runs[0].run_id
     shutil.rmtree(folder / "results" / "runs" / gone)
-    hostile = expand(paths[2]).runs[0].run_id
+    hostile = expand(paths[1]).runs[0].run_id
     story = folder / "results" / "runs" / hostile / "attempts" / "1" / "provenance.json"
     told = {**json.loads(story.read_text()), "command": ["</script><script>window.bad=1</script>"]}
     story.write_text(json.dumps(told))
@@ -37,17 +39,21 @@ def test_page_needs_no_network_and_is_complete(page):
     assert "SYNTHETIC DATA" in text
     for words in ("Final scores", "Verdict", "Predictions", "missing: cartpole_balance"):
         assert words in text
-    assert text.count("data:image/gif") == 4
+    assert text.count("data:image/gif") == 3  # of four dreamer runs with seed 0 one is missing
     assert "<script>window.bad" not in text
 
 
 @pytest.fixture(scope="module")
 def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    """Headless Chromium. Skipped where there is none, but never in CI."""
     chrome = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
-    if not chrome or not driver:
-        pytest.skip("chromium and chromedriver are not installed")
+    selenium = None
+    with contextlib.suppress(ImportError):
+        from selenium import webdriver as selenium
+    if not (chrome and driver and selenium):
+        missing = "no chromium, chromedriver and selenium: .ci/system_packages.sh browser"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     options = selenium.ChromeOptions()
     options.binary_location = chrome
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",

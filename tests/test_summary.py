@@ -18,6 +18,8 @@ from suites.expand import expand
 
 SUITE = """
 preset: tiny
+env_steps: 1e4
+eval_every_env_steps: 1000
 seeds: 3
 grid:
   task: [cartpole_balance, hopper_hop]
@@ -201,6 +203,8 @@ def test_settings_that_differ_make_methods(tmp_path):
 def test_figure4_has_the_horizon_on_its_axis(tmp_path):
     text = """
 preset: tiny
+env_steps: 1e4
+eval_every_env_steps: 1000
 seeds: 2
 grid:
   - {task: cartpole_balance, behaviour: dreamer, horizon: [5, 10]}
