@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from analysis.files import write_text
 from dreamer.config import UserError
 
 EASE = {"dreamer": 1.0, "no_value": 0.55, "planet": 0.62}
@@ -194,7 +195,7 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
             out.mkdir(parents=True, exist_ok=True)
             picture.save(saved[-1], optimize=True)
         table = tables.markdown(tables.score_cells(summary))
-        make_figures.write_text(out / f"{suite.name}-scores.md", table)
+        write_text(out / f"{suite.name}-scores.md", table)
     return saved
 
 

@@ -7,7 +7,6 @@ CSV: columns `task, method, seed, env_steps, episode_return`; `method` may be ab
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import aggregate
+from analysis.files import write_text
 from dreamer.config import UserError
 
 COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
@@ -132,7 +132,4 @@ def released_entries(frame: pd.DataFrame, runs: pd.DataFrame, metric: str) -> li
 
 
 def write_released(path: Path, entries: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(list(entries)), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(list(entries)))

@@ -26,7 +26,8 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from analysis import aggregate, exchange, figures, tables  # noqa: E402
+from analysis import aggregate, exchange, figures, report, tables  # noqa: E402
+from analysis.files import write_text  # noqa: E402
 from analysis.load import METRICS, FileSource, Records, Source, load  # noqa: E402
 from analysis.methods import PUBLISHED_STYLES  # noqa: E402
 from analysis.published import CAVEATS, baselines  # noqa: E402
@@ -60,16 +61,6 @@ class Drawn(NamedTuple):
 
 
 # --- which suites ----------------------------------------------------------------------------
-
-
-def suite_paths(given: Sequence[Path], everything: bool) -> list[Path]:
-    """The suites to draw: those given, else all files in suites/."""
-    if given:
-        return list(given)
-    found = sorted((ROOT / "suites").glob("*.yaml"))
-    if not found:
-        raise UserError(f"no suites in {ROOT / 'suites'}")
-    return found if everything or not given else []
 
 
 def included(suite: Suite) -> list[Path]:
@@ -364,13 +355,6 @@ def save(drawn: Drawn, folder: Path) -> list[Path]:
     return [*paths, folder / f"{drawn.name}.csv"]
 
 
-def write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def save_tables(summary: Summary, folder: Path) -> None:
     """Score table in three formats, and the runs behind everything."""
     table = tables.score_cells(summary)
@@ -476,8 +460,6 @@ def run(argv: Sequence[str] | None = None) -> None:
         exchange.write_released(options.export, options.exported)
         print(f"curves: {options.export}")
     if options.html:
-        from analysis import report
-
         report.write(options.html, made, options)
         print(f"report: {options.html}")
 

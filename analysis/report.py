@@ -21,6 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from analysis import aggregate, exchange, figures, reproduction, tables
+from analysis.files import write_text
 from analysis.methods import PUBLISHED_STYLES
 from analysis.published import baselines
 from analysis.summary import Summary
@@ -34,8 +35,6 @@ MAX_VIDEOS = 24  # per suite; each weighs about 100 KB
 
 def write(path: Path, made: Sequence[tuple], options: argparse.Namespace) -> None:
     """The page for suites made by make_figures: (suite, summary, drawn, predictions) each."""
-    from analysis.make_figures import write_text
-
     reference = exchange.read_curves(options.reference) if options.reference else None
     sections = [_suite_section(*one, options, reference) for one in made]
     data = {summary.name: curve_data(summary) for _, summary, _, _ in made}
