@@ -116,7 +116,9 @@ PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 }
 
-node_is_up() { sinfo --noheader --format=%T | grep -Eq 'idle|mixed|allocated'; }
+node_is_up() {  # a state with a mark (idle*) does not answer
+    is_ours "$(pid_of slurmd)" && sinfo --noheader --format=%T | grep -Eqx "idle|mixed|allocated|completing"
+}
 
 start_node() {
     launch slurmd slurmd -D -f "$SLURM_CONF"
