@@ -84,7 +84,7 @@ class OneHot(NamedTuple):
         quantile = torch.special.ndtr(noise.double()).clamp(1e-12, 1 - 1e-12)
         gumbel = -torch.log(-torch.log(quantile)).to(noise.dtype)
         probs = self.logits.softmax(-1)
-        return one_hot_max(self.logits + gumbel) + probs - probs.detach()
+        return one_hot_max(self.logits + gumbel) + (probs - probs.detach())  # + 0 exactly
 
     def mode(self, noise: Tensor) -> Tensor:
         """The most likely action [..., A], one-hot; `noise` is not needed and ignored."""

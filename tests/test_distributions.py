@@ -83,3 +83,11 @@ def test_one_hot_log_prob_equals_torch_distributions(generator):
     action = torch.eye(4, dtype=torch.float64)[[0, 3, 2, 1, 0]]
     expected = td.OneHotCategorical(logits=logits).log_prob(action)
     torch.testing.assert_close(OneHot(logits).log_prob(action), expected)
+
+
+def test_one_hot_samples_are_exactly_one_hot():
+    """Environments accept nothing else; the gradient's term must not leave a rounding error."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2000, 18, generator=generator)
+    sample = OneHot(logits).sample(torch.randn(2000, 18, generator=generator))
+    assert ((sample == 0) | (sample == 1)).all() and (sample.sum(-1) == 1).all()
