@@ -41,8 +41,8 @@ class ToyDot:
     """A red glow is steered onto a green one by its velocity.
 
     The field is the unit square, start and target are uniform in it. Reward per env_step:
-    (1 + cos(pi distance / diagonal)) / 2, from 0 to 1: steep on the way, flat at the target, so that
-    pictures which show positions to a pixel or two are enough. No end of its own.
+    (1 + cos(pi distance / diagonal)) / 2, from 0 to 1: steep on the way, flat at the target, so
+    that pictures which show positions to a pixel or two are enough. No end of its own.
     """
 
     action_space = ActionSpace(2, discrete=False)
