@@ -201,15 +201,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "small": dict(
         env_steps=100_000,
         batch_size=12,
-        length=20,
-        conv_depth=8,
+        length=25,
+        conv_depth=16,
         deter_size=128,
         stoch_size=20,
         hidden_size=128,
         dense_units=200,
-        model_learning_rate=1e-3,
-        value_learning_rate=2e-4,
-        actor_learning_rate=2e-4,
     ),
     "tiny": dict(
         env_steps=12_000,
