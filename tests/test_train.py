@@ -255,6 +255,7 @@ def _train_alone(run_dir: Path, done: Any) -> None:
     train(minute(), run_dir, on_progress=count)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_25_random_moments_is_the_same_run(tmp_path, uninterrupted):
     """Each attempt ends after up to 120 more agent_steps and updates, and some milliseconds, which
     may fall into a save, an evaluation or an append. There are about 50 between two checkpoints."""
