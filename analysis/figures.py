@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,35 +29,33 @@ PANEL_HEIGHT = 1.32  # inches
 FOOTER_POINTS = 6.6
 GREY = "#4B4B4B"
 
+# seaborn's theme, and on top of it what print at this size needs.
 RC = {
+    **seaborn.axes_style("whitegrid"),
+    **seaborn.plotting_context("paper", font_scale=0.88),
     "font.family": "STIXGeneral",  # comes with matplotlib; sits well in a text set in Times
     "mathtext.fontset": "stix",
-    "font.size": 8.5,
     "axes.titlesize": 9,
-    "axes.labelsize": 8.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
     "legend.fontsize": 8.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "axes.edgecolor": GREY,
     "axes.titlepad": 3.5,
     "axes.labelpad": 2.5,
+    "xtick.bottom": True,
+    "ytick.left": True,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
     "ytick.major.size": 2.5,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": "black",
-    "ytick.labelcolor": "black",
-    "axes.grid": True,
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), "black"
+    ),
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.25,
-    "lines.solid_capstyle": "round",
     "legend.frameon": False,
     "legend.handlelength": 2.0,
     "legend.columnspacing": 1.6,
@@ -404,7 +403,8 @@ def _intervals(
     axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str
 ) -> None:
     """Boxes from `low` to `high` with a black line at `value`."""
-    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], color=colour, alpha=0.8)
+    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], color=colour, alpha=0.8,
+              linewidth=0)  # fmt: skip
     axes.vlines(rows["value"], y - thickness / 2, y + thickness / 2, color="black", linewidth=1.2)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -88,13 +89,14 @@ def expand_all(paths: Sequence[Path]) -> list[Suite]:
 # --- figures of a suite ----------------------------------------------------------------------
 
 
-def notes_of(summary: Summary, published: Sequence[str] = (), *, binned: bool = True) -> list[str]:
+def notes_of(
+    summary: Summary, published: Sequence[str] = (), *, binned: bool = True, mark: str = "shade"
+) -> list[str]:
     """The footer: what the band is, how many seeds, how scores are averaged, what is missing."""
     counts = sorted({int(n) for n in summary.scores["n"]}) or [0]
     seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     spread = aggregate.BANDS[summary.band][0]
     what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
-    mark = "shade" if binned else "lines"
     lines = [f"Mean over {seeds} seeds per task and method; {mark}: {spread}."]
     if counts[-1] < 2:
         lines = ["One seed per task and method: no spread is shown."]
@@ -138,10 +140,13 @@ def draw_horizons(summary: Summary, reference: pd.DataFrame | None) -> list[Draw
     table = summary.scores
     if table.empty:
         return []
+    lines = _published_rows(summary)
+    notes = notes_of(summary, list(dict.fromkeys(lines["method"])), binned=False)
+    if (summary.runs["behaviour"] == "planet").any():
+        notes.insert(1, "PlaNet: how far it plans.")
     figure = figures.draw_lines(
         table, summary.styles, x="x", x_label="Imagination horizon", tasks=summary.tasks,
-        baselines=_published_rows(summary), notes=notes_of(summary, binned=False),
-        synthetic=summary.synthetic,
+        baselines=lines, notes=notes, synthetic=summary.synthetic,
     )  # fmt: skip
     data = table.drop(columns="scores").rename(columns={"x": "horizon"})
     return [Drawn("horizons", figure, _marked(summary, data))]
@@ -155,7 +160,7 @@ def draw_bars(summary: Summary, reference: pd.DataFrame | None) -> list[Drawn]:
     shown = {m: s for m, s in summary.styles.items() if m in set(table["method"])}
     shown |= {m: PUBLISHED_STYLES[m] for m in summary.published if m in PUBLISHED_STYLES}
     groups = [*summary.tasks, *titles]
-    notes = notes_of(summary, list(summary.published), binned=False)
+    notes = notes_of(summary, list(summary.published), binned=False, mark="lines")
     notes.insert(
         1,
         "Points: single seeds. ×: no number. Averages: mean over tasks, line: 95 % stratified "
@@ -288,7 +293,7 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
             one.truth, one.model, one.context, title=title, notes=[note],
             synthetic=summary.synthetic,
         )  # fmt: skip
-        name = f"prediction-{one.task}-{one.method}".replace("/", "-").replace(" ", "-")
+        name = re.sub(r"[^\w=.-]", "-", f"prediction-{one.task}-{one.method}")
         drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
     if summary.name == "figure5" and predictions:
         notes = [

@@ -8,6 +8,7 @@ from itertools import cycle
 from typing import Any, NamedTuple
 
 import pandas as pd
+import seaborn
 
 
 class Style(NamedTuple):
@@ -17,17 +18,18 @@ class Style(NamedTuple):
     line: Any = "-"
 
 
-# Colours of Okabe and Ito (2008), told apart by colour-blind readers; markers differ as well.
+# Told apart by colour-blind readers; markers differ as well.
+BLUE, ORANGE, GREEN, VERMILION, PINK, *_, SKY = seaborn.color_palette("colorblind").as_hex()
 STYLES: dict[str, Style] = {
-    "dreamer/reconstruction": Style("Dreamer", "#0072B2", "o"),
-    "no_value/reconstruction": Style("No value", "#E69F00", "s"),
-    "planet/reconstruction": Style("PlaNet", "#009E73", "^"),
-    "dreamer/contrastive": Style("Contrastive", "#CC79A7", "D"),
-    "dreamer/reward": Style("Reward only", "#D55E00", "v"),
+    "dreamer/reconstruction": Style("Dreamer", BLUE, "o"),
+    "no_value/reconstruction": Style("No value", ORANGE, "s"),
+    "planet/reconstruction": Style("PlaNet", GREEN, "^"),
+    "dreamer/contrastive": Style("Contrastive", PINK, "D"),
+    "dreamer/reward": Style("Reward only", VERMILION, "v"),
     "no_value/contrastive": Style("No value, contrastive", "#882255", "P"),
     "no_value/reward": Style("No value, reward only", "#999933", "X"),
     "planet/contrastive": Style("PlaNet, contrastive", "#44AA99", "<"),
-    "planet/reward": Style("PlaNet, reward only", "#56B4E9", ">"),
+    "planet/reward": Style("PlaNet, reward only", SKY, ">"),
 }
 REPRESENTATION_LABELS = {
     "reconstruction": "Reconstruction", "contrastive": "Contrastive", "reward": "Reward only",
@@ -37,12 +39,12 @@ PUBLISHED_STYLES: dict[str, Style] = {
     "d4pg": Style("D4PG", "#222222", "", (0, (5, 2))),
     "a3c": Style("A3C", "#8C8C8C", "", (0, (1, 1.2))),
     "slac": Style("SLAC", "#5D3A9B", "", (0, (5, 1.5, 1, 1.5))),
-    "planet": Style("PlaNet (published)", "#009E73", "", (0, (3, 1.5))),
+    "planet": Style("PlaNet (published)", GREEN, "", (0, (3, 1.5))),
     "dreamer": Style("Dreamer (released)", "#4B4B4B", "", (0, (4, 1.2))),
 }
 ACTION_REPEAT_STYLES = {
-    "action_repeat=1": Style("R = 1", "#56B4E9", "<"),
-    "action_repeat=2": Style("R = 2", "#0072B2", "o"),
+    "action_repeat=1": Style("R = 1", SKY, "<"),
+    "action_repeat=2": Style("R = 2", BLUE, "o"),
     "action_repeat=4": Style("R = 4", "#882255", "P"),
 }
 SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")

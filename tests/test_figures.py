@@ -50,6 +50,7 @@ grid:
         "behaviour: [dreamer, planet]", "representation: [reconstruction, contrastive, reward]"
     ),
     "figure11": GRID.replace("behaviour: [dreamer, planet]", "action_repeat: [1, 2, 4]"),
+    "discrete": PRESET + "seeds: 2\ngrid: {task: ['atari:pong', 'atari:boxing']}\n",
     "plain": PRESET + "seeds: 1\ngrid: {task: [toy_dot]}\n",
 }
 DRAWN = {
@@ -59,6 +60,7 @@ DRAWN = {
     "figure9": {"aggregates", "curves", "observations"},
     "figure10": {"aggregates", "curves", "observations"},
     "figure11": {"aggregates", "curves", "observations"},
+    "discrete": {"curves", "observations"},
     "plain": {"curves"},
 }
 
@@ -148,8 +150,8 @@ def test_a_method_has_one_colour_everywhere(made):
                 )
                 for handle in handles
             }
-            assert colours["Dreamer"].upper() == STYLES["dreamer/reconstruction"].colour
-            assert colours["PlaNet"].upper() == STYLES["planet/reconstruction"].colour
+            assert colours["Dreamer"] == STYLES["dreamer/reconstruction"].colour
+            assert colours["PlaNet"] == STYLES["planet/reconstruction"].colour
 
 
 def test_synthetic_data_say_so_everywhere(made):
@@ -172,6 +174,8 @@ def test_footers_say_what_the_band_is_and_warn_of_published_numbers(made):
     assert "last 5 evaluations" in bars and "stratified bootstrap" in bars
     assert "Without quadruped" in bars
     assert "One seed per task and method" in _footer(drawn["plain"]["curves"].figure)
+    horizons = _footer(drawn["figure4"]["horizons"].figure)
+    assert "shade: one standard deviation" in horizons and "PlaNet: how far it plans" in horizons
 
 
 def _footer(figure) -> str:
@@ -211,6 +215,16 @@ def test_lines_are_drawn_where_the_numbers_are():
     np.testing.assert_array_equal(solid.get_ydata(), [10, 20, np.nan])
     np.testing.assert_array_equal(dotted.get_ydata(), [np.nan, 20, 30])
     assert axes.get_ylim()[1] >= 1000 and axes.get_title() == "Walker Walk"
+
+
+def test_games_have_scales_of_their_own(made):
+    """Pong's -21 to 21 is not squeezed into the control suite's 0 to 1000, nor averaged with it."""
+    _, summaries, drawn = made
+    pong, boxing = drawn["discrete"]["curves"].figure.axes
+    assert (pong.get_title(), boxing.get_title()) == ("Pong", "Boxing")
+    assert -30 < pong.get_ylim()[0] < -15 and pong.get_ylim()[1] < 30
+    assert boxing.get_ylim()[0] > -50 and boxing.yaxis.get_tick_params()["labelleft"]
+    assert summaries["discrete"].aggregates.empty
 
 
 def test_a_panel_without_runs_says_so():

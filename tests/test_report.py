@@ -12,6 +12,7 @@ import pytest
 from test_figures import SUITES, suite_file
 
 from analysis import examples, make_figures
+from analysis.methods import ORANGE
 from suites.expand import expand
 
 
@@ -99,13 +100,13 @@ def test_click_through(browser, page):
     ticks = [t.text for t in svg.find_elements("css selector", "text")]
     assert "10K" in ticks
     # Methods and tasks go and come back.
-    lines = len(find(browser, nine + ".panel line[stroke='#E69F00']"))
+    lines = len(find(browser, nine + f".panel line[stroke='{ORANGE}']"))
     button = find(browser, nine + ".methods button")[1]
     assert button.text == "No value"
     button.click()
-    assert lines > 0 and not find(browser, nine + ".panel line[stroke='#E69F00']")
+    assert lines > 0 and not find(browser, nine + f".panel line[stroke='{ORANGE}']")
     button.click()
-    assert len(find(browser, nine + ".panel line[stroke='#E69F00']")) == lines
+    assert len(find(browser, nine + f".panel line[stroke='{ORANGE}']")) == lines
     find(browser, nine + ".tasks button")[0].click()
     assert not panel.is_displayed()
     # Everything that opens, opens; the runs tell their origin.
