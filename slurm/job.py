@@ -40,6 +40,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Exit codes of `python -m suites.experiment`.
 COMPLETED, FAILED, INTERRUPTED, BUSY = 0, 1, 3, 4
 
+LAST_WORDS = {"COMPLETED": COMPLETED, "FAILED": FAILED, "INTERRUPTED": INTERRUPTED}
+
 TIMED_OUT, PREEMPTED, CANCELLED, STOPPED = "timed out", "preempted", "cancelled", "stopped"
 
 
@@ -128,7 +130,9 @@ class _Supervisor:
 
     def wants_requeue(self) -> bool:
         """Whether runs are left that SLURM will not continue by itself."""
-        if self.reason not in (TIMED_OUT, PREEMPTED) or not self.job.requeue:
+        if self.reason not in (LAST_WORDS = {"COMPLETED": COMPLETED, "FAILED": FAILED, "INTERRUPTED": INTERRUPTED}
+
+TIMED_OUT, PREEMPTED) or not self.job.requeue:
             return False
         left = [r for r, code in self.codes.items() if code not in (COMPLETED, FAILED)]
         return any(r not in self.unwanted for r in left) and look().get("JobState") == "RUNNING"
@@ -182,6 +186,10 @@ class _Supervisor:
 
     def _ended(self, task: Task, child: subprocess.Popen[bytes]) -> None:
         code = child.returncode
+        status = read_status(task)
+        if code < 0 and status.get("executor") == executor_name():
+            # A signal while it was leaving changes nothing: its last word counts.
+            code = LAST_WORDS.get(str(status.get("status")), code)
         with contextlib.suppress(BrokenPipeError):
             assert child.stdin is not None
             child.stdin.close()
