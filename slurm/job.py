@@ -130,9 +130,7 @@ class _Supervisor:
 
     def wants_requeue(self) -> bool:
         """Whether runs are left that SLURM will not continue by itself."""
-        if self.reason not in (LAST_WORDS = {"COMPLETED": COMPLETED, "FAILED": FAILED, "INTERRUPTED": INTERRUPTED}
-
-TIMED_OUT, PREEMPTED) or not self.job.requeue:
+        if self.reason not in (TIMED_OUT, PREEMPTED) or not self.job.requeue:
             return False
         left = [r for r, code in self.codes.items() if code not in (COMPLETED, FAILED)]
         return any(r not in self.unwanted for r in left) and look().get("JobState") == "RUNNING"
