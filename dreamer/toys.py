@@ -54,7 +54,7 @@ class ToyDot:
     def advance(self, action: NDArray[np.float32]) -> Outcome:
         self._position = np.clip(self._position + SPEED * action, 0.0, 1.0)
         distance = float(np.hypot(*(self._target - self._position)))
-        return Outcome((1 + np.cos(np.pi * distance / 2**0.5)) / 2, terminal=False)
+        return Outcome(float(1 + np.cos(np.pi * distance / 2**0.5)) / 2, terminal=False)
 
     def optimal_action(self, action_repeat: int = 1) -> NDArray[np.float32]:
         """Straight to the target: each axis as fast as it can, so no distance could be smaller.
