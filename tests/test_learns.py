@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from dreamer.config import Config, make_config
 from dreamer.envs import ToyDot, make_environment
@@ -23,7 +22,6 @@ def config(**overrides: float) -> Config:
 
 
 def train_alone(config: Config, run_dir: Path) -> None:
-    torch.set_num_threads(1)
     train(config, run_dir)
 
 
