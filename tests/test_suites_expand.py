@@ -157,7 +157,8 @@ def test_overrides_replace_settings_and_seeds_of_every_run(tmp_path):
 
 def test_preset_can_be_an_axis(tmp_path):
     runs = runs_of(tmp_path, "task: toy_dot\ngrid: {preset: [tiny, small]}\n")
-    assert [r.config["batch_size"] for r in runs] == [16, 12]
+    sizes = [PRESETS[name]["batch_size"] for name in ("tiny", "small")]
+    assert [r.config["batch_size"] for r in runs] == sizes
 
 
 def test_numbers_are_those_of_yaml_1_2(tmp_path):
@@ -218,7 +219,8 @@ def test_run_id_is_readable_and_stable():
 
 
 def test_a_setting_written_out_is_the_preset_s_own(tmp_path):
-    given = runs_of(tmp_path, BASE + "env_steps: 1e4\nkl_scale: 1\nkl_clip: average\n")
+    own = f"env_steps: {PRESETS['tiny']['env_steps']:.1e}"
+    given = runs_of(tmp_path, BASE + f"{own}\nkl_scale: 1\nkl_clip: average\n")
     assert given[0].run_id == runs_of(tmp_path, BASE)[0].run_id
     assert overrides_of(given[0].config) == {}
 

@@ -286,7 +286,7 @@ def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
     statuses = []
     while not statuses or statuses[-1] == "INTERRUPTED":
         deadline = time.monotonic() + asked.uniform(0.3, 1.5)
-            summary = train(minute(), tmp_path, should_stop=lambda d=deadline: time.monotonic() > d)
+        summary = train(minute(), tmp_path, should_stop=lambda d=deadline: time.monotonic() > d)
         statuses.append(summary.status)
     assert statuses[-1] == "COMPLETED" and len(statuses) > 1
     assert_same_run(tmp_path, uninterrupted)
