@@ -1,0 +1,45 @@
+"""The doctor: what it finds, what it says to do, and its exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm import doctor
+from slurm.executor import make_profile
+
+
+def test_too_little_disk_is_a_failure_with_something_to_do(tmp_path):
+    row = doctor.check_disk(tmp_path / "results", needs_gb=1e9)
+    assert row.verdict == doctor.FAIL and "--results" in row.todo
+    assert doctor.check_disk(tmp_path / "results", needs_gb=0.0).verdict == doctor.OK
+
+
+def test_an_absent_mongodb_is_found_and_its_password_not_shown(monkeypatch):
+    pytest.importorskip("pymongo")
+    monkeypatch.setenv("DREAMER_MONGO_URL", "mongodb://somebody:hunter2@127.0.0.1:9/lab")
+    row = doctor.check_mongo()
+    assert row.verdict == doctor.FAIL and "hunter2" not in str(row)
+
+
+def test_an_egl_device_that_is_not_cuda_s_is_named():
+    found = {"renderer": "egl llvmpipe", "domains": 1, "ms": 40.0, "black": []}
+    assert doctor._rendered("egl", found, []).verdict == doctor.OK
+    row = doctor._rendered("egl", found, ["NVIDIA H200"])
+    assert row.verdict == doctor.WARN and "MUJOCO_EGL_DEVICE_ID" in row.todo
+    found["renderer"] = "egl NVIDIA H200/PCIe/SSE2"
+    assert doctor._rendered("egl", found, ["NVIDIA H200"]).verdict == doctor.OK
+
+
+def test_the_node_is_asked_for_as_the_profile_says():
+    given = {"partition": "gpu", "gpus_per_node": 1, "time": 600, "sbatch": ["--exclusive"]}
+    words = doctor.srun(make_profile("p", given, "p"))
+    assert {"--partition=gpu", "--gpus-per-node=1", "--exclusive", "--time=30"} <= set(words)
+    assert "--time=600" not in words
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(doctor.OK, 0), (doctor.WARN, 0), (doctor.FAIL, 1)])
+def test_the_exit_code_says_whether_the_node_is_fit(monkeypatch, capsys, verdict, code):
+    rows = [doctor.Row("disk", verdict, "1 GB free", "free some")]
+    monkeypatch.setattr(doctor, "checks", lambda *arguments: rows)
+    assert doctor.main([]) == code
+    assert "-> free some" in capsys.readouterr().out
