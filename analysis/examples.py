@@ -167,7 +167,7 @@ def write_suites(results: Path, suites: Sequence[Path]) -> int:
 
 
 def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path]:
-    """The figures of synthetic suites as small PNGs (150 dpi, 128 colours), score tables beside."""
+    """The figures of synthetic suites as small PNGs (150 dpi, 256 colours), score tables beside."""
     import io
 
     from PIL import Image
@@ -193,7 +193,7 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
             buffer = io.BytesIO()
             with figures.matplotlib.rc_context(figures.RC):
                 one.figure.savefig(buffer, format="png", dpi=150)
-            picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+            picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
             saved.append(out / f"{suite.name}-{one.name}.png")
             out.mkdir(parents=True, exist_ok=True)
             picture.save(saved[-1], optimize=True)

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.methods import PUBLISHED_STYLES, Style
+from analysis.methods import PUBLISHED_STYLES, VERMILION, Style
 from analysis.published import CONTROL_TASKS, MAX_CONTROL_SCORE
 
 PAGE_WIDTH = 7.0  # inches
@@ -315,7 +315,8 @@ def draw_bars(
                 offset = (place - (len(styles) - 1) / 2) * width
                 _draw_bars(axes, table[table["method"] == method], here, offset, width, style)
             names = [(titles or {}).get(group, pretty(group)) for group in here]
-            axes.set_xticks(range(len(here)), [name.replace(" ", "\n", 1) for name in names])
+            names = [name.replace(" ", "\n", 1) for name in names]
+            axes.set_xticks(range(len(here)), names, linespacing=1.0)
             axes.tick_params(axis="x", length=0, labelsize=7)
             axes.set_xlim(-0.6, per_row - 0.4)
             axes.set_ylim(0, MAX_CONTROL_SCORE * 1.06)
@@ -435,7 +436,7 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
         f"{styles[ours].label}\nover {styles[theirs].label}"
         for ours, theirs in zip(improvements["ours"], improvements["theirs"], strict=True)
     ]
-    axes.set_yticks(y, names)
+    axes.set_yticks(y, names, linespacing=1.0)
     axes.set_ylim(len(y) - 0.4, -0.6)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.grid(False, axis="y")
@@ -448,6 +449,10 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
 
 
 ROW_NAMES = ("Truth", "Model", "Error")
+
+
+FORMULA = "(model - truth + 1) / 2".replace(" ", "\u00a0")  # these blanks do not break lines
+ERROR_WORDS = f"Error: {FORMULA}, grey is no error."
 
 
 def error_image(truth: np.ndarray, model: np.ndarray) -> np.ndarray:
@@ -484,8 +489,7 @@ def draw_prediction(
                 left, bottom = 0.45 / PAGE_WIDTH, (top - (line + 1) * cell) / height
                 width = cell * len(frames) / PAGE_WIDTH
                 axes = figure.add_axes((left, bottom, width, cell * 0.97 / height))
-                axes.imshow(_strip(rows, frames, context), aspect="auto", interpolation="nearest")
-                axes.set_axis_off()
+                _draw_strip(axes, rows, frames, context)
                 figure.text(left - 0.006, bottom + cell / 2 / height, name, ha="right", va="center",
                             fontsize=7.5)  # fmt: skip
             for place, frame in enumerate(frames):
@@ -497,14 +501,15 @@ def draw_prediction(
     return finish(figure, notes, synthetic)
 
 
-def _strip(images: np.ndarray, frames: range, context: int) -> np.ndarray:
-    """Frames side by side with a white gap left of each, orange where the context ends."""
-    parts = []
-    for frame in frames:
-        colour, width = ((213, 94, 0), 5) if frame == context else ((255, 255, 255), 2)
-        gap = np.full((images.shape[1], width, 3), colour, np.uint8)
-        parts += [gap, images[frame]]
-    return np.concatenate(parts, axis=1)
+def _draw_strip(axes: Axes, images: np.ndarray, frames: range, context: int) -> None:
+    """Frames side by side with white lines between, orange where the context ends."""
+    side = images.shape[2]
+    axes.imshow(np.concatenate([images[frame] for frame in frames], axis=1), aspect="auto")
+    for place, frame in enumerate(frames):
+        if frame:
+            colour, width = (VERMILION, 1.6) if frame == context else ("white", 0.7)
+            axes.axvline(place * side - 0.5, color=colour, linewidth=width)
+    axes.set_axis_off()
 
 
 def draw_predictions(
@@ -536,7 +541,7 @@ def draw_predictions(
                 for column, frame in enumerate(shown):
                     x = (left + column * cell + (gap if frame >= context else 0)) / PAGE_WIDTH
                     axes = figure.add_axes((x, y, cell * 0.96 / PAGE_WIDTH, cell * 0.96 / height))
-                    axes.imshow(images[frame], interpolation="nearest")
+                    axes.imshow(images[frame])
                     axes.set_axis_off()
                     if line == 0:
                         axes.set_title(f"t={frame + 1}", fontsize=6.5, color=GREY, pad=1.5)

@@ -287,7 +287,7 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
         note = (
             f"Open-loop prediction of a held-out episode at {one.env_steps:,} env. steps: "
             f"{one.context} images of context (left of the mark), {len(one.truth) - one.context} "
-            "predicted from actions alone. Error: (model - truth + 1) / 2, grey is no error."
+            f"predicted from actions alone. {figures.ERROR_WORDS}"
         )
         figure = figures.draw_prediction(
             one.truth, one.model, one.context, title=title, notes=[note],
@@ -298,7 +298,7 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
     if summary.name == "figure5" and predictions:
         notes = [
             f"First {predictions[0].context} images: context; the others are predicted from "
-            "actions alone. Error: (model - truth + 1) / 2, grey is no error.",
+            f"actions alone. {figures.ERROR_WORDS}",
             *problem_lines(summary),
         ]
         rows = [
