@@ -90,13 +90,13 @@ def test_actor_gradient_equals_finite_differences(behaviour_type):
         for _ in range(5):
             direction = [torch.randn_like(p) for p in parameters]
             values = []
-            for sign in (1e-5, -2e-5):  # to one side, then to the other
+            for sign in (2e-6, -4e-6):  # to one side, then to the other
                 for p, d in zip(parameters, direction, strict=True):
                     p += sign * d
                 values.append(plain_actor_loss(behaviour, model, start, noise, seen))
             for p, d in zip(parameters, direction, strict=True):
-                p += 1e-5 * d
-            expected = (values[0] - values[1]) / 2e-5
+                p += 2e-6 * d
+            expected = (values[0] - values[1]) / 4e-6
             slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
             torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-9)
 

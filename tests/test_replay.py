@@ -111,7 +111,7 @@ def test_too_short_episodes_are_a_clear_error(tmp_path):
 
 
 def test_the_forecast_is_what_a_run_takes(tmp_path):
-    config = make_config("tiny", {"env_steps": 800})
+    config = make_config("tiny", {"env_steps": 800, "time_limit_env_steps": 100})
     replay = Replay(tmp_path, 2, config.length)
     for number in range(8):
         replay.append(counting_episode(number, 51))
