@@ -408,7 +408,8 @@ def test_toy_moves_where_it_is_told_and_rewards_each_step_closer() -> None:
 
 
 def test_probe_writes_what_happened_into_its_pictures() -> None:
-    environment = make_environment(make_config("tiny", {"task": "probe"}))
+    settings = {"task": "probe", "time_limit_env_steps": 100}
+    environment = make_environment(make_config("tiny", settings))
     seed = 2**63 - 1
     actions = random_actions(environment.action_space, 50)
     steps = play(environment, seed, actions)
