@@ -53,10 +53,12 @@ def story_of(spec: Spec, attempt: int) -> dict:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Bitwise equality holds for one number of threads, here and in the workers."""
+def one_thread_and_no_renderer():
+    """Bitwise equality holds for one number of threads, here and in the workers; and what earlier
+    tests drew with is not what a toy is drawn with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.delenv("DREAMER_RENDERER", raising=False)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         yield
