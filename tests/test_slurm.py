@@ -275,6 +275,7 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     if late_process:
         go_on(late_process)
     wait_for(lambda: states(late) == {8: "done"}, "the late one")
+    wait_for(lambda: not queue(), "the jobs' own last words")  # after the runs' own
     assert endings(late_folder)[0] == "timed out" and endings(late_folder)[-1] == "completed"
     assert_same_as_uninterrupted(late_run, late_folder, tmp_path)
 
