@@ -49,13 +49,14 @@ def nearest(name: object, names: Iterable[str]) -> str:
 
 
 def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math.inf,
-            high: float = math.inf, outcome: bool = True) -> Any:  # fmt: skip
+            high: float = math.inf, outcome: bool = True, later: bool = False) -> Any:  # fmt: skip
     """A config field: default, meaning with unit and symbol, and its valid values.
 
     `outcome=False` marks settings that change how a run is computed but not what it computes:
-    they are no part of a run's identity.
+    they are no part of a run's identity. `later=True` marks those that came after the first runs:
+    at their default they are no part of it either, so that older runs keep their names.
     """
-    rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome)
+    rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome, later=later)
     return dataclasses.field(default=default, metadata=rules)
 
 
@@ -86,6 +87,15 @@ class Config:
     seed_episodes: int = setting(5, "episodes of random actions before the first update", low=1)
     first_updates: int = setting(100, "updates right after the seed episodes", low=0)
     updates_per_1000_env_steps: int = setting(100, "updates for each 1000 env_steps since", low=0)
+    collect: str = setting(
+        "interleaved",
+        "episodes are played between updates, or beside them by weights one episode old",
+        choices=("interleaved", "parallel"),
+        later=True,
+    )
+    environments: int = setting(
+        1, "episodes played at once; above 1 each by a process of its own", low=1, later=True
+    )
     eval_every_env_steps: int = setting(10_000, "distance of evaluations", low=1)
     eval_episodes: int = setting(1, "episodes per evaluation: mode action, no noise", low=1)
     checkpoint_every_env_steps: int = setting(
@@ -162,6 +172,12 @@ class Config:
     )
     precision: str = setting(
         "fp32", "of matrix products and convolutions", choices=("fp32", "tf32")
+    )
+    cuda_graph: str = setting(
+        "auto",
+        "auto: on a GPU, updates are replayed as one graph; off: launched one by one, to debug",
+        choices=("auto", "off"),
+        outcome=False,
     )
 
     def __post_init__(self) -> None:

@@ -107,7 +107,7 @@ def merge(suites: Iterable[Suite]) -> list[Run]:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Readable prefix and hash of the settings that change the outcome."""
-    outcome = {key: config[key] for key in outcome_settings()}
+    outcome = {k: config[k] for k in outcome_settings() if k not in LATER or config[k] != LATER[k]}
     digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
     task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
     return (
@@ -151,6 +151,13 @@ def outcome_settings() -> tuple[str, ...]:
     fields = Config.__dataclass_fields__
     return tuple(name for name in SETTINGS if fields[name].metadata["outcome"])
 
+
+# Settings that came later, with their defaults, at which they leave a run's id as it was.
+LATER = {
+    field.name: field.default
+    for field in Config.__dataclass_fields__.values()
+    if field.metadata["later"]
+}
 
 _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 

@@ -208,6 +208,13 @@ def test_what_does_not_change_the_outcome_makes_no_new_run(name, value):
     assert run_id(vars(make_config("tiny"))) == run_id(vars(make_config("tiny", {name: value})))
 
 
+def test_settings_that_came_later_leave_the_ids_of_older_runs():
+    """This one was given before `collect` and `environments` were there."""
+    config = vars(make_config("tiny"))
+    assert run_id(config) == "cartpole_balance-dreamer-reconstruction-tiny-s0-b9f9c114ab"
+    assert run_id({**config, "collect": "parallel"}) != run_id(config)
+
+
 def test_run_id_is_readable_and_stable():
     config = make_config("submission", {"task": "walker_run", "seed": 2, "behaviour": "planet"})
     assert re.fullmatch(
