@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.config import UserError
-from suites import expand, mongo_urls, records
+from suites import command, expand, mongo_urls, records
 from suites.expand import Run
-from suites.run import Parser, parse_settings, select
 
 COUNTERS = ("kind", "env_steps", "agent_steps", "updates")
 RERUN = "run the suite again"
@@ -52,33 +51,16 @@ class Recorded(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 if all is well, 1 if there are findings, 2 for bad input."""
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        if options.run:
-            print(story(options.results, options.run))
-            return 0
-        return audit(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command.main(parse, audit, arguments)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "python -m suites.audit", description="Can these records be trusted?", allow_abbrev=False
-    )
+    parser = command.parser("audit", __doc__.splitlines()[0], suites="*")
     add = parser.add_argument
-    add("suites", nargs="*", metavar="SUITE", help="a YAML file")
     add("--run", metavar="RUN_ID", help="the whole story of one run instead")
     add("--mongo", metavar="URL", help="compare with this MongoDB too; also DREAMER_MONGO_URL")
     add("--push", action="store_true", help="fill MongoDB with what it lacks first")
     add("--format", choices=("text", "json"), default="text")
-    add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
-    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
-        help="not these runs")  # fmt: skip
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="as it was given to suites.run")  # fmt: skip
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     options = parser.parse_args(arguments)
     if bool(options.suites) == bool(options.run):
         raise UserError("give suites, or --run RUN_ID")
@@ -86,8 +68,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def audit(options: argparse.Namespace) -> int:
-    suites = [expand.expand(path, parse_settings(options.settings)) for path in options.suites]
-    runs = select(expand.merge(suites), options.only, options.leave_out)
+    if options.run:
+        print(story(options.results, options.run))
+        return 0
+    suites, runs = command.chosen(options)
     recorded = [read(options.results, run) for run in runs]
     whole = not (options.only or options.leave_out)
     findings = check_all(options.results, recorded, [s.name for s in suites] if whole else [])

@@ -30,6 +30,7 @@ from slurm.executor import Profile, Queued
 from slurm.job import Job, Task
 from slurm.snapshot import snapshot
 from suites import provenance, records
+from suites.expand import Run
 
 if TYPE_CHECKING:
     from suites.experiment import Spec
@@ -125,6 +126,16 @@ def _locked(results: Path) -> Iterator[None]:
 
 
 # --- What state a run is in -----------------------------------------------------------------------
+
+
+def look(results: Path, runs: Iterable[Run]) -> dict[str, Found]:
+    """{run_id: (state, status.json)}, from the runs' own records and SLURM's queue."""
+    found = {}
+    for r in runs:
+        folder = records.run_folder(results, r.run_id)
+        status = records.read_status(folder)
+        found[r.run_id] = (records.state_of(folder, status), status)
+    return with_slurm(results, found)
 
 
 def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:

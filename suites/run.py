@@ -10,56 +10,34 @@ Exit code 0: all runs are done; 1: some are not; 2: bad input.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from dreamer.config import UserError, nearest
-from suites import cluster, expand, mongo_urls, plan, provenance, records
+from dreamer.config import UserError
+from suites import cluster, command, expand, mongo_urls, plan, provenance, records
+from suites.cluster import look
+from suites.command import as_text
 from suites.expand import Run, Suite
-from suites.strict_yaml import scalar, show
 
 ASK_ABOVE_HOURS = 24.0
 MAX_NAMED = 20  # runs that are named one by one
-SELECTABLE = ("run_id", "suites", *expand.SETTINGS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        return run(parse(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        return 1
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes are UserErrors of one line, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+    return command.main(parse, run, arguments)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser("python -m suites.run", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = command.parser("run", __doc__.splitlines()[0])
     add = parser.add_argument
-    add("suites", nargs="+", metavar="SUITE", help="a YAML file; runs that several name run once")
     add("--dry-run", action="store_true", help="show the runs and stop")
     add("--plan", action="store_true", help="show what is left and what it takes, and stop")
     add("--format", choices=("text", "json"), default="text", help="of --dry-run and --plan")
-    add("--only", action="append", default=[], metavar="KEY=GLOB", help="keep only these runs")
-    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
-        help="leave these runs out")  # fmt: skip
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="a setting of every run, or seeds")  # fmt: skip
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--executor", choices=("auto", *expand.EXECUTORS), default="auto",
         help="auto: what the suite names")  # fmt: skip
     add("--workers", type=int, metavar="N", help="runs at a time on this machine")
@@ -67,11 +45,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--doctor", action="store_true", help="examine a node of the cluster before submitting")
     add("--mongo", metavar="URL", help="a MongoDB to tell as well; also DREAMER_MONGO_URL")
     add("--retry-failed", action="store_true", help="failed runs get another attempt")
-    add(
-        "--fresh",
-        action="store_true",
-        help="set earlier results of these runs aside and begin anew",
-    )
+    add("--fresh", action="store_true",
+        help="set earlier results of these runs aside and begin anew")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before days of work")
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
@@ -80,9 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    settings = parse_settings(options.settings)
-    suites = [expand.expand(path, settings) for path in options.suites]
-    runs = select(expand.merge(suites), options.only, options.leave_out)
+    suites, runs = command.chosen(options)
     as_json = options.format == "json"
     if options.dry_run or (as_json and not options.plan):
         print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
@@ -115,75 +88,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 # --- Which runs -----------------------------------------------------------------------------------
-
-
-def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:
-    """Runs that match `only` (each key by any of its globs) and nothing of `leave_out`."""
-    wanted: dict[str, list[str]] = {}
-    for text in only:
-        key, glob = _condition("--only", text)
-        wanted.setdefault(key, []).append(glob)
-    unwanted = [_condition("--except", text) for text in leave_out]
-    chosen = [
-        r
-        for r in runs
-        if all(any(_matches(r, key, g) for g in globs) for key, globs in wanted.items())
-        and not any(_matches(r, key, g) for key, g in unwanted)
-    ]
-    if not chosen:
-        raise UserError("--only and --except leave no run")
-    return chosen
-
-
-def _condition(option: str, text: str) -> tuple[str, str]:
-    key, glob = _pair(option, text)
-    if key not in SELECTABLE:
-        raise UserError(f"{option} {text}: no {key!r}; {nearest(key, SELECTABLE)}")
-    if key in expand.SETTINGS and not expand.is_glob(glob):
-        glob = as_text(_value(key, glob, option))  # 2e6 matches 2000000
-    return key, glob
-
-
-def _matches(run: Run, key: str, glob: str) -> bool:
-    if key == "run_id":
-        return fnmatch.fnmatchcase(run.run_id, glob)
-    if key == "suites":
-        return any(fnmatch.fnmatchcase(suite, glob) for suite in run.suites)
-    return fnmatch.fnmatchcase(as_text(run.config[key]), glob)
-
-
-def as_text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE`, each given once or more: the last counts."""
-    return {key: _value(key, value) for key, value in (_pair("--set", text) for text in texts)}
-
-
-def _pair(option: str, text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"{option} {show(text)}: KEY=VALUE is expected")
-    return key.strip(), value.strip()
-
-
-def _value(key: str, text: str, option: str = "--set") -> Any:
-    """The value as YAML would read it, checked."""
-    try:
-        return expand.check_overrides({key: scalar(text)}, option)[key]
-    except ValueError as error:
-        raise UserError(f"{option} {key}: {error}") from None
-
-
-def look(results: Path, runs: Iterable[Run]) -> dict[str, tuple[str, records.Status | None]]:
-    """{run_id: (state, status.json)}"""
-    found = {}
-    for r in runs:
-        folder = records.run_folder(results, r.run_id)
-        status = records.read_status(folder)
-        found[r.run_id] = (records.state_of(folder, status), status)
-    return cluster.with_slurm(results, found)
 
 
 def choose(options: argparse.Namespace, runs: Sequence[Run], statuses: Any) -> list[Run]:
@@ -361,10 +265,8 @@ def _mongo(asked: str | None, suites: Sequence[Suite]) -> list[str]:
 def _spec(r: Run, results: Path, executor: str, mongo: list[str]) -> Any:
     from suites.experiment import Spec
 
-    command = ["python", "-m", "suites.run", *map(provenance.without_credentials, sys.argv[1:])]
-    return Spec(
-        r.run_id, r.config, list(r.suites), str(results.resolve()), executor, mongo, command
-    )
+    words = ["python", "-m", "suites.run", *map(provenance.without_credentials, sys.argv[1:])]
+    return Spec(r.run_id, r.config, list(r.suites), str(results.resolve()), executor, mongo, words)
 
 
 def _warn_of_other_code(runs: Iterable[Run], statuses: Any) -> None:

@@ -8,6 +8,7 @@ Reads each run's status.json, nothing else; so it works from any machine that se
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import sys
@@ -16,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamer.config import UserError
-from suites import expand, records
+from suites import command, expand, records
+from suites.cluster import look
+from suites.command import as_text
 from suites.expand import Run
-from suites.run import Parser, as_text, look, parse_settings, select
 
 WATCH_EVERY_S = 5.0
 MAX_PROBLEMS = 20  # shown; the JSON has all
@@ -38,52 +39,34 @@ MARKS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 if all runs are done, 1 if not, 2 for bad input."""
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        return watch(options) if options.watch else show(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 0
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+    return command.main(parse, lambda o: watch(o) if o.watch else show(o), arguments)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        "python -m suites.status", description="How a suite's runs fare.", allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("suites", nargs="+", metavar="SUITE", help="a YAML file")
-    add("--watch", action="store_true", help="again and again, until all is done")
-    add("--format", choices=("text", "json"), default="text")
-    add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
-    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
-        help="not these runs")  # fmt: skip
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="as it was given to suites.run")  # fmt: skip
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser = command.parser("status", __doc__.splitlines()[0])
+    parser.add_argument("--watch", action="store_true", help="again and again, until all is done")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser.parse_args(arguments)
 
 
 def show(options: argparse.Namespace) -> int:
-    suites = [expand.expand(path, parse_settings(options.settings)) for path in options.suites]
-    runs = select(expand.merge(suites), options.only, options.leave_out)
+    _, runs = command.chosen(options)
     rows = collect(options.results, runs)
     print(json.dumps(rows, indent=2) if options.format == "json" else text(rows, options.results))
     return 0 if all(row["state"] == records.DONE for row in rows) else 1
 
 
 def watch(options: argparse.Namespace) -> int:
-    while True:
-        if sys.stdout.isatty():
-            print("\x1b[H\x1b[J", end="")
-        if show(options) == 0:
-            return 0
-        sys.stdout.flush()
-        time.sleep(WATCH_EVERY_S)
+    """Ctrl-C ends watching, which is no error."""
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            if sys.stdout.isatty():
+                print("\x1b[H\x1b[J", end="")
+            if show(options) == 0:
+                break
+            sys.stdout.flush()
+            time.sleep(WATCH_EVERY_S)
+    return 0
 
 
 def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:

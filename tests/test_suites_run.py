@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from suites import records
+from suites.cluster import look
 from suites.expand import expand
 from suites.local import default_workers, gpus, worker_environment
 from suites.plan import make_plan
-from suites.run import look
 
 ROOT = Path(__file__).parent.parent
 SUITE = """
@@ -283,6 +283,20 @@ def test_only_except_and_set():
         ("toy_dot", "no_value", 0),
         ("toy_dot", "planet", 0),
     ]
+
+
+def test_a_reader_that_goes_away_is_no_accident():
+    words = f"{sys.executable} -m suites.run suites/paper.yaml --format json --dry-run | head -n 1"
+    ended = subprocess.run(words, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (ended.stdout, ended.stderr) == ("[\n", "")
+
+
+@pytest.mark.parametrize("module", ["run", "status", "cancel", "audit"])
+def test_commands_choose_runs_in_the_same_way_and_tell_mistakes_in_one_line(module):
+    for wrong in (["--only", "sed=1"], ["--set", "horizn=3"], ["--onyl", "seed=1"]):
+        ended = command(module, "suites/smoke.yaml", *wrong)
+        assert ended.returncode == 2 and ended.stdout == ""
+        assert ended.stderr.startswith("error: ") and len(ended.stderr.splitlines()) == 1
 
 
 def test_importing_the_commands_imports_nothing_heavy():

@@ -1,0 +1,130 @@
+"""What the commands of this package share: how runs are chosen, and how mistakes are told.
+
+A mistake of the user is one line on stderr (`error: ...`) and exit code 2, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dreamer.config import UserError, nearest
+from suites import expand
+from suites.expand import Run, Suite
+from suites.strict_yaml import scalar, show
+
+BAD_INPUT = 2
+SELECTABLE = ("run_id", "suites", *expand.SETTINGS)
+
+
+class Parser(argparse.ArgumentParser):
+    """Its mistakes are UserErrors of one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(
+    parse: Callable[[Sequence[str]], argparse.Namespace],
+    command: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parses (the command line, if `arguments` is None) and executes; returns the exit code."""
+    try:
+        code = command(parse(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:  # `| head`: nobody reads on; Python would complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser(module: str, about: str, suites: str = "+") -> Parser:
+    """With the options that choose runs. `suites`: how many, as argparse's `nargs`."""
+    made = Parser(f"python -m suites.{module}", description=about, allow_abbrev=False)
+    add = made.add_argument
+    add("suites", nargs=suites, metavar="SUITE",
+        help="a YAML file; a run that several name is one run")  # fmt: skip
+    add("--only", action="append", default=[], metavar="KEY=GLOB", help="keep only these runs")
+    add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
+        help="leave these runs out")  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="a setting of every run, or seeds; the same for all commands")  # fmt: skip
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    return made
+
+
+def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
+    """The suites, whole, and their runs that the options choose."""
+    settings = parse_settings(options.settings)
+    suites = [expand.expand(path, settings) for path in options.suites]
+    return suites, select(expand.merge(suites), options.only, options.leave_out)
+
+
+def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:
+    """Runs that match `only` (each key by any of its globs) and nothing of `leave_out`."""
+    wanted: dict[str, list[str]] = {}
+    for text in only:
+        key, glob = _condition("--only", text)
+        wanted.setdefault(key, []).append(glob)
+    unwanted = [_condition("--except", text) for text in leave_out]
+    kept = [
+        r
+        for r in runs
+        if all(any(_matches(r, key, g) for g in globs) for key, globs in wanted.items())
+        and not any(_matches(r, key, g) for key, g in unwanted)
+    ]
+    if not kept:
+        raise UserError("--only and --except leave no run")
+    return kept
+
+
+def _condition(option: str, text: str) -> tuple[str, str]:
+    key, glob = _pair(option, text)
+    if key not in SELECTABLE:
+        raise UserError(f"{option} {text}: no {key!r}; {nearest(key, SELECTABLE)}")
+    if key in expand.SETTINGS and not expand.is_glob(glob):
+        glob = as_text(_value(key, glob, option))  # 2e6 matches 2000000
+    return key, glob
+
+
+def _matches(run: Run, key: str, glob: str) -> bool:
+    if key == "run_id":
+        return fnmatch.fnmatchcase(run.run_id, glob)
+    if key == "suites":
+        return any(fnmatch.fnmatchcase(suite, glob) for suite in run.suites)
+    return fnmatch.fnmatchcase(as_text(run.config[key]), glob)
+
+
+def as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """`--set KEY=VALUE`, each given once or more: the last counts."""
+    return {key: _value(key, value) for key, value in (_pair("--set", text) for text in texts)}
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{option} {show(text)}: KEY=VALUE is expected")
+    return key.strip(), value.strip()
+
+
+def _value(key: str, text: str, option: str = "--set") -> Any:
+    """The value as YAML would read it, checked."""
+    try:
+        return expand.check_overrides({key: scalar(text)}, option)[key]
+    except ValueError as error:
+        raise UserError(f"{option} {key}: {error}") from None
