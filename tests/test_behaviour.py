@@ -14,6 +14,7 @@ from dreamer.planner import Planet, cross_entropy_method
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
 from dreamer.rssm import State
+from dreamer.toys import SPEED, ToyDot
 from dreamer.world_model import WorldModel
 
 A = 2
@@ -260,6 +261,41 @@ def test_cross_entropy_method_finds_the_optimum_of_a_quadratic():
         generator=torch.Generator().manual_seed(0),
     )
     torch.testing.assert_close(plan, target.clamp(-1, 1), atol=0.02, rtol=0)
+
+
+def test_cross_entropy_method_finds_the_optimum_of_the_toys_true_dynamics():
+    """`ToyDot` written as tensors; what the plans earn is asked of the toy itself."""
+    steps, toys = 8, [ToyDot(), ToyDot()]
+    for seed, toy in enumerate(toys):
+        toy.reset(seed)
+    start, target = (
+        torch.tensor(np.array([getattr(toy, name) for toy in toys]), dtype=torch.float32)
+        for name in ("_position", "_target")
+    )
+
+    def objective(actions, iteration):
+        position, total = start[:, None], torch.zeros(actions.shape[:2])
+        for step in actions.unbind(2):
+            position = (position + SPEED * step).clamp(0, 1)
+            distance = (target[:, None] - position).norm(dim=-1)
+            total = total + (1 + torch.cos(torch.pi * distance / 2**0.5)) / 2
+        return total
+
+    plan = cross_entropy_method(
+        objective,
+        torch.zeros(2, steps, 2),
+        candidates=1000,
+        elites=100,
+        iterations=10,
+        generator=torch.Generator().manual_seed(0),
+    )
+    for seed, toy in enumerate(toys):
+        planned = sum(toy.advance(action).reward for action in plan[seed].numpy())
+        toy.reset(seed)
+        best = sum(toy.advance(toy.optimal_action()).reward for _ in range(steps))
+        toy.reset(seed)
+        still = sum(toy.advance(np.zeros(2, np.float32)).reward for _ in range(steps))
+        assert best - planned < 0.02 * (best - still), (best, planned, still)
 
 
 def test_planning_several_environments_at_once_scores_each_from_its_own_state():
