@@ -1,14 +1,54 @@
-"""What each variant is for, shown on toys."""
+"""Every variant runs whole, and what each is for, shown on toys."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+import itertools
+from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+from test_train import assert_same_run, minute, stopper
+
+from dreamer import evaluate
+from dreamer.agent import BEHAVIOURS
 from dreamer.config import make_config
 from dreamer.networks import Encoder, to_float
 from dreamer.toys import GREEN, RED, glows
-from dreamer.world_model import Contrastive
+from dreamer.train import train
+from dreamer.world_model import REPRESENTATIONS, Contrastive
+
+PLANNER = {"planner_candidates": 20, "planner_elites": 5, "planner_horizon": 3}
+ENDS = {"task": "toy_end", "discount_head": True}
+VARIANTS = [
+    *(
+        {"behaviour": behaviour, "representation": representation}
+        for behaviour, representation in itertools.product(BEHAVIOURS, REPRESENTATIONS)
+    ),
+    {"task": "toy_discrete"},
+    *({**ENDS, "behaviour": behaviour} for behaviour in BEHAVIOURS),
+    {"value_target": "slow", "slow_value_every_updates": 5, "exploration_action": "mode"},
+]
+
+
+@pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values()))
+)
+def test_every_variant_trains_resumes_exactly_and_makes_videos(
+    variant, tmp_path: Path, capsys
+) -> None:
+    config = minute(**PLANNER, **variant, env_steps=280)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(config, whole).status == "COMPLETED"
+    assert train(config, cut, should_stop=stopper(cut, 150)).status == "INTERRUPTED"
+    assert train(config, cut).status == "COMPLETED"
+    assert_same_run(cut, whole)
+    video, prediction = tmp_path / "agent.gif", tmp_path / "prediction.gif"
+    options = ["--episodes", "2", "--video", str(video), "--prediction", str(prediction)]
+    assert evaluate.main([str(cut), *options]) == 0
+    assert "return of 2 episodes: mean" in capsys.readouterr().out
+    assert video.stat().st_size > 0 and prediction.stat().st_size > 0
+
 
 PAIRS = 32
 MOST = np.log(PAIRS)  # nats: more cannot be told from a batch
