@@ -3,6 +3,7 @@
     python -m slurm.doctor                  this machine
     python -m slurm.doctor --profile short  a node as that profile asks for, through srun
     python -m slurm.doctor --quick          one frame instead of one of each domain, no update
+    python -m suites.run SUITE --executor slurm --doctor     first this, with the suite's needs
 
 Draws with EGL and OSMesa and compares, names the GPUs that EGL and CUDA see (under SLURM they may
 differ), times an update of preset `published`, looks at the disk and at MongoDB. Every check is a
@@ -15,13 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from dreamer.config import UserError
 from slurm.executor import Profile, load_profile
@@ -100,7 +102,7 @@ print(json.dumps(forecast(make_config("published", {"task": "walker_walk"}), 6).
 """
 MONGO = """
 import json, os, pymongo
-client = pymongo.MongoClient(os.environ["DREAMER_MONGO_URL"], serverSelectionTimeoutMS=5000)
+client = pymongo.MongoClient(os.environ["DOCTOR_URL"], serverSelectionTimeoutMS=5000)
 client.admin.command("ping")
 print(json.dumps(True))
 """
@@ -124,40 +126,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         if options.profile and not options.here:
-            return examine(options.profile, options.results, options.quick, options.needs_gb)
+            return examine(options.profile, options.results, options.quick, options.needs_gb,
+                           options.mongo)  # fmt: skip
         gpus = load_profile(options.profile).gpus if options.profile else 0
-        rows = checks(options.results, options.quick, options.needs_gb, gpus)
+        fit = True
+        for row in checks(options.results, options.quick, options.needs_gb, gpus, options.mongo):
+            print(text(row), flush=True)
+            fit &= row.verdict != FAIL
+        return 0 if fit else 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(rows))
-    return 1 if any(row.verdict == FAIL for row in rows) else 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes are UserErrors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m slurm.doctor", description="Is a node fit for runs?", allow_abbrev=False
-    )
+    parser = _Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--profile", metavar="NAME", help="examine a node as this profile asks for")
     add("--here", action="store_true", help="with --profile: this machine is such a node")
     add("--quick", action="store_true", help="one frame, no update")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--needs-gb", type=float, metavar="GB", help="disk that is needed; default: one run")
+    add("--mongo", action="append", default=[], metavar="URL",
+        help="a server that runs will tell; also DREAMER_MONGO_URL")  # fmt: skip
     return parser.parse_args(arguments)
 
 
-def examine(profile_name: str, results: Path, quick: bool, needs_gb: float | None = None) -> int:
+def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: float | None = None,
+            mongo: Sequence[str] = ()) -> int:  # fmt: skip
     """The checks on a node of the cluster; returns their exit code."""
     profile = load_profile(profile_name)
     if shutil.which("srun") is None:
         raise UserError("no srun here: examine from a machine of the cluster, or use --here on one")
-    words = [*srun(profile), sys.executable, "-m", "slurm.doctor", "--here"]
-    words += ["--profile", profile.name, "--results", str(results.resolve())]
+    words = [sys.executable, "-m", "slurm.doctor", "--here", "--profile", profile.name]
+    words += ["--results", str(results.resolve())]
     words += ["--quick"] if quick else []
     words += ["--needs-gb", str(needs_gb)] if needs_gb is not None else []
+    words += [word for url in mongo for word in ("--mongo", url)]
+    lines = [*profile.options.get("setup", []), shlex.join(words)]  # as a job begins
+    words = [*srun(profile), "bash", "-c", "\n".join(lines)]
     environment = {**os.environ, **profile.environment, "PYTHONPATH": str(ROOT)}
-    print(f"asking SLURM for a node ({' '.join(words[:-1])})", file=sys.stderr)
+    print(f"asking SLURM for a node: {shlex.join(srun(profile))}", file=sys.stderr)
     try:
         return subprocess.run(words, cwd=ROOT, env=environment, timeout=NODE_WITHIN_S).returncode
     except subprocess.TimeoutExpired:
@@ -177,48 +193,48 @@ def srun(profile: Profile) -> list[str]:
     return words
 
 
-def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int) -> list[Row]:
-    """All checks, on this machine. `gpus`: how many it should have."""
-    cuda, rows = check_cuda(gpus)
+def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
+           mongo: Sequence[str]) -> Iterator[Row]:  # fmt: skip
+    """All checks, on this machine, what is quick first. `gpus`: how many it should have."""
+    yield check_disk(results, needs_gb)
+    yield from check_mongo([*mongo, *filter(None, [os.environ.get("DREAMER_MONGO_URL")])])
+    cuda, row = check_cuda(gpus)
+    yield row
     with tempfile.TemporaryDirectory() as folder:
-        rows += check_renderers(Path(folder), quick, cuda)
+        yield from check_renderers(Path(folder), quick, cuda)
     if not quick:
-        rows.append(check_update())
-    rows.append(check_disk(results, needs_gb))
-    rows.append(check_mongo())
-    return rows
+        yield check_update()
 
 
-def check_cuda(gpus: int) -> tuple[list[str], list[Row]]:
+def check_cuda(gpus: int) -> tuple[list[str], Row]:
     """(names of the GPUs, row)"""
     try:
         names = ask(CUDA, within_s=OTHER_WITHIN_S)
     except FailedCheckError as error:
-        return [], [Row("CUDA", FAIL, str(error), "reinstall PyTorch for this node's driver")]
+        return [], Row("CUDA", FAIL, str(error), "reinstall PyTorch for this node's driver")
     if len(names) < gpus:
         todo = "check the profile's gpus_per_node or gres, and the driver (nvidia-smi)"
-        return names, [Row("CUDA", FAIL, f"{len(names)} GPUs, {gpus} asked for", todo)]
-    return names, [Row("CUDA", OK, ", ".join(names) or "no GPU, none asked for")]
+        return names, Row("CUDA", FAIL, f"{len(names)} GPUs, {gpus} asked for", todo)
+    return names, Row("CUDA", OK, ", ".join(names) or "no GPU, none asked for")
 
 
-def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> list[Row]:
+def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[Row]:
     """A frame of each domain with both renderers, compared."""
-    rows, drawn = [], {}
+    drawn = {}
     for name in ("egl", "osmesa"):
         path = folder / f"{name}.npz"
         try:
             found = ask(RENDER, "quick" if quick else "all", str(path),
                         within_s=RENDER_WITHIN_S, MUJOCO_GL=name, DREAMER_RENDERER="")  # fmt: skip
         except FailedCheckError as error:
-            rows.append(Row(name, WARN, str(error), f"{INSTALL[name]}"))
+            yield Row(name, WARN, str(error), INSTALL[name])
             continue
         drawn[name] = path
-        rows.append(_rendered(name, found, cuda))
+        yield _rendered(name, found, cuda)
     if not drawn:
-        rows.append(Row("rendering", FAIL, "no renderer works", "see the two lines above"))
+        yield Row("rendering", FAIL, "no renderer works", "see the two lines above")
     if len(drawn) == 2:
-        rows.append(_compared(ask(COMPARE, *map(str, drawn.values()), within_s=OTHER_WITHIN_S)))
-    return rows
+        yield _compared(ask(COMPARE, *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
 
 
 INSTALL = {
@@ -277,17 +293,20 @@ def check_disk(results: Path, needs_gb: float | None) -> Row:
     return Row("disk", OK, text)
 
 
-def check_mongo() -> Row:
-    """The server of DREAMER_MONGO_URL; its name is not shown, it may hold credentials."""
-    if not os.environ.get("DREAMER_MONGO_URL"):
-        return Row("MongoDB", OK, "not configured (DREAMER_MONGO_URL)")
-    try:
-        ask(MONGO, within_s=OTHER_WITHIN_S)
-    except FailedCheckError as error:
-        kind = str(error).split(":")[0]
-        todo = "check DREAMER_MONGO_URL from this node; runs work without, suites.audit fills it in"
-        return Row("MongoDB", FAIL, f"not reached ({kind})", todo)
-    return Row("MongoDB", OK, "reached")
+def check_mongo(urls: Sequence[str]) -> Iterator[Row]:
+    """Whether the servers answer. Only their hosts are shown: the rest may hold credentials."""
+    for url in dict.fromkeys(urls):
+        host = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
+        try:
+            ask(MONGO, within_s=OTHER_WITHIN_S, DOCTOR_URL=url)
+        except FailedCheckError as error:
+            kind = str(error).split(":")[0]
+            todo = "check the URL from here; runs work without, suites.audit --push fills it in"
+            yield Row("MongoDB", FAIL, f"{host}: not reached ({kind})", todo)
+        else:
+            yield Row("MongoDB", OK, f"{host}: reached")
+    if not urls:
+        yield Row("MongoDB", OK, "none is named")
 
 
 def ask(script: str, *arguments: str, within_s: float, **environment: str) -> Any:
@@ -305,15 +324,10 @@ def ask(script: str, *arguments: str, within_s: float, **environment: str) -> An
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Checks, verdicts, what was found; and what to do about it."""
-    width = max(len(row.check) for row in rows)
-    lines = []
-    for row in rows:
-        lines.append(f"{row.check:<{width}}  {row.verdict:<4}  {row.found}")
-        if row.todo:
-            lines.append(f"{'':<{width}}        -> {row.todo}")
-    return "\n".join(lines)
+def text(row: Row) -> str:
+    """A line of the table: check, verdict, what was found; and one with what to do about it."""
+    line = f"{row.check:<12}  {row.verdict:<4}  {row.found}"
+    return f"{line}\n{'':<20}-> {row.todo}" if row.todo else line
 
 
 if __name__ == "__main__":

@@ -145,7 +145,11 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
     if not open_runs or not (home(results) / "submissions.jsonl").exists():
         return dict(found)
     where = places(batches(results))
-    submitted = {run_id: where[run_id] for run_id in open_runs if run_id in where}
+    submitted = {
+        run_id: where[run_id]
+        for run_id in open_runs
+        if run_id in where and not _mark(results, run_id, where[run_id]).exists()
+    }
     try:
         queue = slurm.queue(place.batch.name for place in submitted.values())
     except UserError as error:
@@ -156,18 +160,15 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
         if queue is None:
             updated[run_id] = _without_queue(state, status, problem)
             continue
-        job = _job_of(results, run_id, place, queue)
+        job = queue.get((place.batch.name, place.task))
         if job is not None:
             updated[run_id] = _with_job(state, status, job)
     return updated
 
 
-def _job_of(results: Path, run_id: str, place: Place,
-            queue: Mapping[tuple[str, int], Queued]) -> Queued | None:  # fmt: skip
-    """The run's job, unless it has ended or the run was taken back from it."""
-    job = queue.get((place.batch.name, place.task))
-    cancelled = home(results) / place.batch.name / "cancelled" / run_id
-    return None if job is None or cancelled.exists() else job
+def _mark(results: Path, run_id: str, place: Place) -> Path:
+    """The file that takes a run back from its job; the job looks for it, too."""
+    return home(results) / place.batch.name / "cancelled" / run_id
 
 
 def _with_job(state: str, status: records.Status | None, job: Queued) -> Found:
@@ -245,7 +246,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         jobs = slurm.chunks(todo, runs_per_job(profile, runs_per_gpu))
         left_out: list[list[Spec]] = []
         if profile.max_submit_jobs:
-            room = max(0, profile.max_submit_jobs - len(queue))
+            room = max(0, profile.max_submit_jobs - slurm.own_jobs())
             jobs, left_out = jobs[:room], jobs[room:]
         arrays: list[str] = []
         for chunk in slurm.chunks(jobs, size):
@@ -261,15 +262,15 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
             count = sum(map(len, left_out))
             print(f"{count} runs wait: max_submit_jobs is {profile.max_submit_jobs}; "
                   "the same command submits more once there is room")  # fmt: skip
-    return 0
+    return 1 if left_out else 0
 
 
 def _is_taken(results: Path, spec: Spec, place: Place | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
     status = records.read_status(spec.folder)
     state = records.state_of(spec.folder, status)
-    if place is not None:
-        job = _job_of(results, spec.run_id, place, queue)
+    if place is not None and not _mark(results, spec.run_id, place).exists():
+        job = queue.get((place.batch.name, place.task))
         if job is not None:
             state, _ = _with_job(state, status, job)
     return state in (records.DONE, records.RUNNING, records.QUEUED)
@@ -321,10 +322,7 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
         where = {r: place for r, place in places(all_batches).items() if r in wanted}
         queue = slurm.queue(place.batch.name for place in where.values())
         had = [r for r, place in where.items() if (place.batch.name, place.task) in queue]
-        for run_id in had:
-            folder = home(results) / where[run_id].batch.name / "cancelled"
-            records.make_folder(folder)
-            (folder / run_id).touch()
+        _take_back(results, had, where)
         jobs = []
         for key in {(where[r].batch.name, where[r].task) for r in had}:
             name, index = key
@@ -335,9 +333,31 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
     return had, jobs
 
 
-def _is_over(results: Path, marks: Path, run_id: str) -> bool:
-    if (marks / run_id).exists():
-        return True
+def forget(results: Path, run_ids: Iterable[str]) -> list[str]:
+    """Takes runs back without asking SLURM, for a cluster that is gone for good; returns those
+    that were submitted and are not done. Should their jobs live after all, they stop in order."""
+    results = results.resolve()
+    wanted = set(run_ids)
+    with _locked(results):
+        where = {r: place for r, place in places(batches(results)).items() if r in wanted}
+        open_runs = [r for r in where if _state(results, r) != records.DONE]
+        had = [r for r in open_runs if not _mark(results, r, where[r]).exists()]
+        _take_back(results, had, where)
+    return had
+
+
+def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Place]) -> None:
+    for run_id in run_ids:
+        mark = _mark(results, run_id, where[run_id])
+        records.make_folder(mark.parent)
+        mark.touch()
+
+
+def _state(results: Path, run_id: str) -> str:
+    """From the run's own records."""
     folder = records.run_folder(results, run_id)
-    state = records.state_of(folder, records.read_status(folder))
-    return state in (records.DONE, records.FAILED)
+    return records.state_of(folder, records.read_status(folder))
+
+
+def _is_over(results: Path, marks: Path, run_id: str) -> bool:
+    return (marks / run_id).exists() or _state(results, run_id) in (records.DONE, records.FAILED)

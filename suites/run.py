@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     todo = choose(options, runs, statuses)
     specs = [_spec(r, options.results, executor, mongo) for r in todo]
     if specs and executor == "slurm":
-        return _submit(specs, suites, options)
+        return _submit(specs, suites, options, the_plan.disk_gb)
     if specs:
         _warn_of_other_code(todo, statuses)
         _execute(specs, executor, workers, gpu_names)
@@ -111,7 +111,7 @@ def choose(options: argparse.Namespace, runs: Sequence[Run], statuses: Any) -> l
     for run_id in unsure[:MAX_NAMED]:
         print(
             f"skip  {run_id}: SLURM may have it and cannot be asked"
-            " (is that cluster gone? remove slurm/ from the results)",
+            " (a cluster that is gone for good: suites.cancel --forget)",
             file=sys.stderr,
         )
     named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
@@ -314,13 +314,16 @@ def _execute_here(specs: list[Any], display: Any) -> None:
             return
 
 
-def _submit(specs: list[Any], suites: Sequence[Suite], options: argparse.Namespace) -> int:
-    """Hands the runs to SLURM and returns; `suites.status` tells how they fare."""
+def _submit(specs: list[Any], suites: Sequence[Suite], options: argparse.Namespace,
+            disk_gb: float) -> int:  # fmt: skip
+    """Hands the runs to SLURM and returns; `suites.status` tells how they fare. `disk_gb`: what
+    they will need, by the plan."""
     profile = _profile(suites, options)
     if options.doctor:
         from slurm.doctor import examine
 
-        if examine(profile.name, options.results, quick=False) != 0:
+        named = [url for suite in suites for url in suite.observers]
+        if examine(profile.name, options.results, needs_gb=disk_gb, mongo=named) != 0:
             raise UserError("the doctor found something (see above); nothing is submitted")
     return cluster.submit(specs, options.results, suites[0].name, profile, _per_gpu(suites))
 

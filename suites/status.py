@@ -75,7 +75,7 @@ def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     statuses = look(results, runs)
     keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
             "env_steps_per_second", "seconds_left", "started", "heartbeat", "host", "executor",
-            "code", "error")  # fmt: skip
+            "code", "error", "slurm")  # fmt: skip
     for run in runs:
         state, status = statuses[run.run_id]
         c = run.config
@@ -155,6 +155,8 @@ def _progress(row: dict[str, Any]) -> str:
 def _problem(row: dict[str, Any], results: Path) -> str:
     """What is wrong with a run and where to read on."""
     folder = records.run_folder(results, row["run_id"])
+    if row["state"] == records.UNKNOWN and row["slurm"]:
+        return f"{row['run_id']}: SLURM may have it and cannot be asked: {row['slurm']}"
     if row["state"] == records.UNKNOWN:
         return (
             f"{row['run_id']}: {folder / 'status.json'} cannot be read; the next run continues it"

@@ -6,6 +6,7 @@ import pytest
 
 from slurm import doctor
 from slurm.executor import make_profile
+from suites import run
 
 
 def test_too_little_disk_is_a_failure_with_something_to_do(tmp_path):
@@ -14,11 +15,11 @@ def test_too_little_disk_is_a_failure_with_something_to_do(tmp_path):
     assert doctor.check_disk(tmp_path / "results", needs_gb=0.0).verdict == doctor.OK
 
 
-def test_an_absent_mongodb_is_found_and_its_password_not_shown(monkeypatch):
+def test_an_absent_mongodb_is_found_and_its_password_not_shown():
     pytest.importorskip("pymongo")
-    monkeypatch.setenv("DREAMER_MONGO_URL", "mongodb://somebody:hunter2@127.0.0.1:9/lab")
-    row = doctor.check_mongo()
-    assert row.verdict == doctor.FAIL and "hunter2" not in str(row)
+    [row] = doctor.check_mongo(["mongodb://somebody:hunter2@127.0.0.1:9/lab"])
+    assert row.verdict == doctor.FAIL and "127.0.0.1:9" in row.found
+    assert "hunter2" not in str(row) and "somebody" not in str(row)
 
 
 def test_an_egl_device_that_is_not_cuda_s_is_named():
@@ -43,3 +44,26 @@ def test_the_exit_code_says_whether_the_node_is_fit(monkeypatch, capsys, verdict
     monkeypatch.setattr(doctor, "checks", lambda *arguments: rows)
     assert doctor.main([]) == code
     assert "-> free some" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line(capsys):
+    for wrong in (["--profile", "defualt"], ["--needs-gb", "much"], ["--qiuck"]):
+        assert doctor.main(wrong) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and len(said.err.splitlines()) == 1 and not said.out
+
+
+def test_a_suite_is_not_submitted_where_its_disk_is_missing(monkeypatch, tmp_path, capsys):
+    """`suites.run --doctor` gives the doctor the plan's forecast, and obeys."""
+    asked = {}
+
+    def examine(profile, results, **needs):
+        asked.update(needs)
+        return 1
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    options = ["suites/figure6.yaml", "--executor", "slurm", "--doctor", "--results", str(tmp_path)]
+    assert run.main(options) == 2
+    assert "nothing is submitted" in capsys.readouterr().err
+    assert asked["needs_gb"] == pytest.approx(120 * 1e6 * 64 * 64 * 3 / 1e9)  # 1e6 images a run
+    assert not (tmp_path / "slurm").exists()

@@ -30,6 +30,7 @@ from dreamer.train import train
 from slurm import executor, job
 from suites import cluster, records
 from suites.expand import Run, expand
+from suites.run import choose, parse
 from suites.status import collect
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +53,8 @@ PROFILES = {
     "test": SMALL,
     "brief": {**SMALL, "time": 2, "signal_delay_s": 30},
     "held": {**SMALL, "sbatch": ["--hold"], "max_array_size": 2},
+    "few": {**SMALL, "sbatch": ["--hold"], "max_submit_jobs": 3},
+    "set_up": {**SMALL, "setup": ["export DREAMER_MONGO_URL=mongodb://me:secret@127.0.0.1:9/x"]},
 }
 
 
@@ -64,9 +67,18 @@ def needs_slurm(test: Any) -> Any:
     return pytest.mark.slow(missing(test))
 
 
+@pytest.fixture
+def slurm(running_cluster: dict[str, str]) -> dict[str, str]:
+    """The environment of someone who uses the cluster; its queue is empty, whatever the test
+    before left."""
+    if queue():
+        executor.ask("scancel", f"--user={os.geteuid()}")
+        wait_for(lambda: not queue(), "an empty queue")
+    return running_cluster
+
+
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[dict[str, str]]:
-    """The environment of someone who uses the cluster."""
+def running_cluster() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder, pytest.MonkeyPatch.context() as p:
         profiles = Path(folder, "profiles.yaml")
         profiles.write_text(yaml.safe_dump(PROFILES))
@@ -139,10 +151,9 @@ def pause(folders: dict[int, Path]) -> dict[int, int]:
     def look() -> bool:
         for seed in folders.keys() - paused.keys():
             if checkpoint_paths(folders[seed] / "checkpoints"):
-                status = records.read_status(folders[seed])
-                assert status and status["status"] == "RUNNING", f"seed {seed} was too quick"
-                os.kill(status["pid"], signal.SIGSTOP)
-                paused[seed] = status["pid"]
+                process = pause_if_running(folders[seed])
+                assert process, f"seed {seed} was too quick"
+                paused[seed] = process
         return paused.keys() == folders.keys()
 
     wait_for(look, "a checkpoint of each run")
@@ -150,13 +161,15 @@ def pause(folders: dict[int, Path]) -> dict[int, int]:
 
 
 def pause_if_running(folder: Path) -> int | None:
-    """Its process, unless it was stopped in order before."""
+    """Its process, unless it ended before."""
     wait_for(lambda: checkpoint_paths(folder / "checkpoints"), "a checkpoint")
     status = records.read_status(folder)
     if not status or status["status"] != "RUNNING":
         return None
-    os.kill(status["pid"], signal.SIGSTOP)
-    return status["pid"]
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status["pid"], signal.SIGSTOP)
+        return status["pid"]
+    return None
 
 
 def go_on(process: int) -> None:
@@ -397,6 +410,31 @@ def test_where_slurm_does_not_answer_nothing_is_claimed_and_nothing_submitted(
 
 
 @needs_slurm
+def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = write_suite(tmp_path / "other/other.yaml", seeds=1, profile="held")
+    suite = write_suite(tmp_path / "suite.yaml", seeds=5, profile="few")
+    assert command("run", other)[0] == 0  # it counts, too
+    code, out, _ = command("run", suite)
+    assert code == 1 and "submitted 2 runs" in out and "3 runs wait: max_submit_jobs is 3" in out
+    assert len(queue()) == 3
+    assert command("cancel", other)[0] == 0
+    assert "submitted 1 runs" in command("run", suite)[1]
+    assert [*states(suite).values()].count("queued") == len(queue()) == 3
+
+
+@needs_slurm
+def test_the_doctor_examines_a_node_set_up_as_for_a_job(slurm, tmp_path):
+    words = [sys.executable, "-m", "slurm.doctor", "--profile", "set_up", "--quick"]
+    words += ["--needs-gb", "1e9", "--results", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=LONG_S)
+    assert done.returncode == 1, done.stderr
+    verdicts = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines()}
+    assert verdicts["disk"] == "FAIL" and verdicts["CUDA"] == "ok" and "osmesa" in verdicts
+    assert "127.0.0.1:9: not reached" in done.stdout and "secret" not in done.stdout + done.stderr
+
+
+@needs_slurm
 def test_ten_thousand_runs_are_chunked_below_the_cluster_s_limit(slurm, tmp_path):
     limit = executor.ask("scontrol", "show", "config")
     assert "MaxArraySize            = 1001" in limit
@@ -407,6 +445,26 @@ def test_ten_thousand_runs_are_chunked_below_the_cluster_s_limit(slurm, tmp_path
 
 
 # --- Without a cluster ----------------------------------------------------------------------------
+
+
+def test_runs_of_a_cluster_that_is_gone_can_be_taken_back(tmp_path, monkeypatch, capsys):
+    suite = write_suite(tmp_path / "suite.yaml", seeds=3)
+    results = tmp_path / "results"
+    runs = expand(suite).runs
+    records.make_folder(cluster.home(results))
+    cluster._append(results, batch="suite-1", jobs=[[run.run_id] for run in runs])
+    cluster._append(results, batch="suite-1", array="17")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no squeue here
+    assert set(states(suite).values()) == {"unknown"}
+    assert "SLURM may have it and cannot be asked: no squeue here" in command("status", suite)[1]
+    some = ("--only", "seed=[12]")
+    assert command("cancel", suite, *some)[0] == 2
+    code, out, _ = command("cancel", suite, *some, "--forget")
+    assert code == 0 and "2 of 2 runs taken back" in out
+    assert states(suite) == {0: "unknown", 1: "missing", 2: "missing"}
+    todo = choose(parse([str(suite)]), runs, cluster.look(results, runs))
+    assert [run.config["seed"] for run in todo] == [1, 2]
+    assert "suites.cancel --forget" in capsys.readouterr().err
 
 
 def test_chunks_hold_everything_once_in_order():
