@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from dreamer.behaviour import Dreamer, NoValue
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
+from dreamer.graph import Graphed
 from dreamer.networks import to_float, to_uint8
 from dreamer.planner import Planet
 from dreamer.replay import Batch
@@ -47,12 +49,8 @@ class Agent:
             self.model = WorldModel(config, space.size).to(self.device)
             self.behaviour: Behaviour = BEHAVIOURS[config.behaviour](config, space).to(self.device)
         self.parameters = self._parameter_groups()
-        self.optimisers = {
-            name: torch.optim.Adam(
-                parameters, lr=self._learning_rate(name), eps=config.adam_epsilon, fused=True
-            )
-            for name, parameters in self.parameters.items()
-        }
+        self.optimisers = {name: self._adam(name) for name in self.parameters}
+        self._learn = self._learner()
 
     def _parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {"model": self.model.model_parameters()}
@@ -60,14 +58,24 @@ class Agent:
             groups["probe"] = list(self.model.probe.parameters())
         return {**groups, **self.behaviour.parameter_groups()}
 
-    def _learning_rate(self, group: str) -> float:
+    def _adam(self, group: str) -> torch.optim.Adam:
+        """On a GPU its learning rate is a tensor there, which a captured graph reads anew at every
+        replay: change it in place."""
         rates = {
             "model": self.config.model_learning_rate,
             "probe": self.config.model_learning_rate,
             "actor": self.config.actor_learning_rate,
             "value": self.config.value_learning_rate,
         }
-        return rates[group]
+        cuda = self.device.type == "cuda"
+        rate = torch.tensor(rates[group], device=self.device) if cuda else rates[group]
+        parameters, epsilon = self.parameters[group], self.config.adam_epsilon
+        return torch.optim.Adam(parameters, lr=rate, eps=epsilon, fused=True, capturable=cuda)
+
+    def _learner(self) -> Callable[[Batch, UpdateNoise], dict[str, Tensor]]:
+        """`learn`, on a GPU as one graph: made anew where weights or averages move in memory."""
+        graph = self.device.type == "cuda" and self.config.cuda_graph == "auto"
+        return Graphed(self.learn) if graph else self.learn
 
     # Learning.
 
@@ -104,12 +112,21 @@ class Agent:
     def update(self, batch: Batch, update: int) -> dict[str, Tensor]:
         """One gradient update of every group from `batch`; returns quantities to watch (detached).
 
-        `update` numbers the updates from 0. Each loss moves its own group's parameters and no
-        others': gradients are asked for by group, so what a loss passes through on its way
-        (the model, for the actor) is neither computed nor touched.
+        `update` numbers the updates from 0.
         """
         batch = Batch(*(x.to(self.device, non_blocking=True) for x in batch))
-        losses, watched = self.losses(batch, self.draw_noise(update))
+        watched = self._learn(batch, self.draw_noise(update))
+        self.behaviour.after_update(update + 1)
+        return watched
+
+    def learn(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
+        """The update itself, all on the device; nothing in it waits for the device (graph.py).
+
+        Each loss moves its own group's parameters and no others': gradients are asked for by
+        group, so what a loss passes through on its way (the model, for the actor) is neither
+        computed nor touched.
+        """
+        losses, watched = self.losses(batch, noise)
         for name, loss in losses.items():
             # Actor and value share the graph of the imagination.
             keep = name == "actor" and "value" in losses
@@ -121,7 +138,6 @@ class Agent:
             watched[f"{name}_gradient_norm"] = norm
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        self.behaviour.after_update(update + 1)
         return {name: value.detach() for name, value in watched.items()}
 
     # Acting.
@@ -182,7 +198,21 @@ class Agent:
     def _randn(self, generator: torch.Generator, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=self.device)
 
-    # Checkpoints.
+    # Weights, for players in other processes and for checkpoints.
+
+    def policy_weights(self) -> list[Tensor]:
+        """Copies, on the CPU, of the weights that `policy` reads."""
+        return [p.detach().to("cpu", copy=True) for p in self._policy_parameters()]
+
+    @torch.no_grad()
+    def load_policy_weights(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self._policy_parameters(), weights, strict=True):
+            parameter.copy_(weight)
+
+    def _policy_parameters(self) -> list[nn.Parameter]:
+        modules = (self.model.encoder, self.model.rssm, self.model.reward_head)
+        model = [parameter for module in modules for parameter in module.parameters()]
+        return model + self.parameters.get("actor", [])
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning has changed."""
@@ -196,7 +226,10 @@ class Agent:
         self.model.load_state_dict(state["model"])
         self.behaviour.load_state_dict(state["behaviour"])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            averages = state["optimisers"][name]["state"]
+            groups = optimiser.state_dict()["param_groups"]  # as this device needs them
+            optimiser.load_state_dict({"state": averages, "param_groups": groups})
+        self._learn = self._learner()
 
 
 def like(parameter: Tensor, gradient: Tensor) -> Tensor:

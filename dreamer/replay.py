@@ -11,13 +11,15 @@ Nobody else shifts. A batch is a window of L steps of this table, for each of it
 The folder holds three append-only files: `images.u8` (raw pixels), `steps.f32` (action, reward and
 terminal of each step) and `episodes.jsonl` (first step and length of each episode). Pixels stay on
 disk and are read with `pread` into each batch; the kernel's page cache keeps as many of them in
-memory as there is room for, so a run's own memory stays bounded however long it is.
+memory as there is room for, so a run's own memory stays bounded however long it is. A GPU with
+room for all of them holds a copy (`DeviceReplay`), from which the same batches come.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ from torch import Tensor
 from dreamer.config import IMAGE_SHAPE, Config, UserError
 
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
+TRAINING_BYTES = 16 * 2**30  # of a GPU's memory that are kept free for all but replay
 
 
 class Episode(NamedTuple):
@@ -72,7 +75,7 @@ class Replay:
     def __init__(self, folder: Path, action_size: int, length: int, cursor: Cursor = EMPTY):
         folder.mkdir(parents=True, exist_ok=True)
         self.length = length
-        self._action_size = action_size
+        self.action_size = action_size
         self._row_bytes = 4 * (action_size + 2)
         self._index_path = folder / "episodes.jsonl"
         self._images = os.open(folder / "images.u8", os.O_RDWR | os.O_CREAT, 0o644)
@@ -110,25 +113,37 @@ class Replay:
 
     def sample(self, generator: np.random.Generator, batch_size: int) -> Batch:
         """`batch_size` windows of L steps. Raises UserError if no episode is that long."""
+        image = torch.empty(batch_size, self.length, *IMAGE_SHAPE, dtype=torch.uint8)
+        table = np.empty((batch_size, self.length, self.action_size + 2), np.float32)
+        for row, (episode, first) in enumerate(self.draw(generator, batch_size)):
+            table[row] = self._tables[episode][first : first + self.length]
+            _read(self._images, image[row].numpy(), (self._starts[episode] + first) * IMAGE_BYTES)
+        return _batch(image, torch.from_numpy(table))
+
+    def draw(self, generator: np.random.Generator, batch_size: int) -> list[tuple[int, int]]:
+        """Where windows begin: (episode, step in it). Raises like `sample`."""
         if not self._samplable:
             raise UserError(
                 f"length: none of the {len(self._tables)} episodes has {self.length} agent_steps; "
                 "set a smaller length"
             )
-        image = torch.empty(batch_size, self.length, *IMAGE_SHAPE, dtype=torch.uint8)
-        table = np.empty((batch_size, self.length, self._action_size + 2), np.float32)
-        for row, pixels in enumerate(image.numpy()):
+        windows = []
+        for _ in range(batch_size):
             episode = self._samplable[generator.integers(len(self._samplable))]
             first = int(generator.integers(len(self._tables[episode]) - self.length + 1))
-            table[row] = self._tables[episode][first : first + self.length]
-            _read(self._images, pixels, (self._starts[episode] + first) * IMAGE_BYTES)
-        action, reward, terminal = np.split(table, [self._action_size, self._action_size + 1], -1)
-        return Batch(
-            image,
-            torch.from_numpy(np.ascontiguousarray(action)),
-            torch.from_numpy(np.ascontiguousarray(reward[..., 0])),
-            torch.from_numpy(np.ascontiguousarray(terminal[..., 0])),
-        )
+            windows.append((episode, first))
+        return windows
+
+    def first_step(self, episode: int) -> int:
+        """Where an episode begins in the files, in steps of the table."""
+        return self._starts[episode]
+
+    def read(self, episode: int) -> tuple[Tensor, Tensor]:
+        """A whole episode: uint8 [T, 64, 64, 3] and its table [T, A + 2]."""
+        table = self._tables[episode]
+        image = torch.empty(len(table), *IMAGE_SHAPE, dtype=torch.uint8)
+        _read(self._images, image.numpy(), self._starts[episode] * IMAGE_BYTES)
+        return image, torch.from_numpy(table)
 
     def flush(self) -> None:
         """Returns when everything appended is on the disk itself."""
@@ -154,7 +169,7 @@ class Replay:
         self._starts, self._tables, self._samplable = [], [], []
         for line in lines:
             entry = json.loads(line)
-            table = np.empty((entry["steps"], self._action_size + 2), np.float32)
+            table = np.empty((entry["steps"], self.action_size + 2), np.float32)
             _read(self._steps, table, entry["first"] * self._row_bytes)
             self._register(entry["first"], table)
 
@@ -163,6 +178,69 @@ class Replay:
             self._samplable.append(len(self._tables))
         self._starts.append(first)
         self._tables.append(table)
+
+
+class DeviceReplay:
+    """A copy of a replay in a device's memory: batches come without a way over the host.
+
+    `capacity_steps` of the table are allocated at once. A replay that outgrows them (many short
+    episodes) is read from disk again.
+    """
+
+    def __init__(self, replay: Replay, capacity_steps: int, device: torch.device):
+        self.replay, self.capacity_steps = replay, capacity_steps
+        columns = replay.action_size + 2
+        self._image = torch.empty(capacity_steps, *IMAGE_SHAPE, dtype=torch.uint8, device=device)
+        self._table = torch.empty(capacity_steps, columns, device=device)
+        self._window = torch.arange(replay.length, device=device)
+        self._copied = 0  # episodes
+
+    def sample(self, generator: np.random.Generator, batch_size: int) -> Batch:
+        """The batch that `Replay.sample` gives, bit for bit."""
+        if self.replay.cursor().agent_steps > self.capacity_steps:
+            return self.replay.sample(generator, batch_size)
+        self._follow()
+        windows = self.replay.draw(generator, batch_size)
+        begins = torch.tensor([self.replay.first_step(e) + first for e, first in windows])
+        steps = begins.to(self._window.device, non_blocking=True)[:, None] + self._window
+        return _batch(self._image[steps], self._table[steps])
+
+    def _follow(self) -> None:
+        """Copies what was appended since."""
+        while self._copied < self.replay.cursor().episodes:
+            image, table = self.replay.read(self._copied)
+            first = self.replay.first_step(self._copied)
+            self._image[first : first + len(image)] = image.to(self._image.device)
+            self._table[first : first + len(table)] = table.to(self._table.device)
+            self._copied += 1
+
+
+def on_device(replay: Replay, forecast_bytes: int, device: torch.device) -> Replay | DeviceReplay:
+    """What to sample from: a copy on the GPU if it has room for the whole run's replay beside
+    training; else, with a line that says so, and on a CPU always, the replay itself."""
+    if device.type != "cuda":
+        return replay
+    free, _ = torch.cuda.mem_get_info(device)
+    if forecast_bytes > free - TRAINING_BYTES:
+        print(
+            f"warning: replay will need {forecast_bytes / 1e9:.1f} GB and the GPU has "
+            f"{free / 1e9:.1f} GB, of which {TRAINING_BYTES / 1e9:.1f} GB are for training; "
+            "batches come from disk, slower",
+            file=sys.stderr,
+        )
+        return replay
+    return DeviceReplay(replay, forecast_bytes // replay.step_bytes, device)
+
+
+def _batch(image: Tensor, table: Tensor) -> Batch:
+    """From images and tables [B, L, A + 2], whose columns are action, reward and terminal."""
+    action, reward, terminal = table.split([table.shape[-1] - 2, 1, 1], -1)
+    return Batch(
+        image,
+        action.contiguous(),
+        reward.squeeze(-1).contiguous(),
+        terminal.squeeze(-1).contiguous(),
+    )
 
 
 def forecast(config: Config, action_size: int) -> Forecast:

@@ -1,13 +1,25 @@
 """Replay: what goes in comes out, aligned, uniformly, and from disk as well."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dreamer.config import UserError, make_config
-from dreamer.replay import IMAGE_BYTES, Batch, Cursor, Episode, Replay, forecast
+from dreamer.replay import (
+    IMAGE_BYTES,
+    Batch,
+    Cursor,
+    DeviceReplay,
+    Episode,
+    Replay,
+    forecast,
+    on_device,
+)
 
 
 def counting_episode(number: int, steps: int) -> Episode:
@@ -117,3 +129,96 @@ def test_the_forecast_is_what_a_run_takes(tmp_path):
         replay.append(counting_episode(number, 51))
     taken = sum(path.stat().st_size for path in tmp_path.iterdir() if path.suffix != ".jsonl")
     assert forecast(config, 2).disk_bytes == taken == 8 * 51 * replay.step_bytes
+
+
+# A copy on the device.
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return all(
+        x.dtype == y.dtype and x.stride() == y.stride() and torch.equal(x, y)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_the_copy_gives_the_same_batches_while_the_replay_grows_and_is_resumed(tmp_path):
+    replay = filled(tmp_path, [9, 5, 30])
+    copy = DeviceReplay(replay, 60, torch.device("cpu"))
+
+    def agree(seed: int) -> bool:
+        batches = [source.sample(np.random.default_rng(seed), 16) for source in (replay, copy)]
+        return same(*batches)
+
+    assert agree(0) and agree(1)
+    replay.append(counting_episode(3, 10))
+    assert agree(2)
+    check_aligned(copy.sample(np.random.default_rng(3), 64), [9, 5, 30, 10])
+    cursor = replay.cursor()
+    replay.close()
+    replay = Replay(tmp_path, 2, 5, cursor)
+    copy = DeviceReplay(replay, 60, torch.device("cpu"))
+    assert agree(4)
+    replay.append(counting_episode(4, 7))  # more than the copy has room for
+    assert agree(5)
+
+
+def test_a_cpu_samples_from_the_files(tmp_path):
+    replay = filled(tmp_path, [9])
+    assert on_device(replay, 10**6, torch.device("cpu")) is replay
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_holds_a_copy_if_there_is_room(tmp_path, capsys):
+    replay = filled(tmp_path, [9, 5, 30])
+    device = torch.device("cuda")
+    copy = on_device(replay, 60 * replay.step_bytes, device)
+    assert isinstance(copy, DeviceReplay)
+    ours = Batch(*(x.cpu() for x in copy.sample(np.random.default_rng(0), 16)))
+    assert same(ours, replay.sample(np.random.default_rng(0), 16))
+    assert on_device(replay, 10**15, device) is replay
+    assert "batches come from disk" in capsys.readouterr().err
+
+
+# Memory.
+
+
+def test_the_forecast_of_a_whole_run():
+    """5e6 env_steps: 5000 episodes of 501 steps of the table, each 12288 B and 8 floats."""
+    told = forecast(make_config("published", {"task": "walker_walk"}), 6)
+    assert told.disk_bytes == 5000 * 501 * (12288 + 32) == 30_861_600_000
+    assert told.memory_bytes == 5000 * 501 * 32 + 2 * 50 * 50 * 12288 < 150e6
+
+
+FILL = """
+import resource, sys
+import numpy as np
+from dreamer.config import make_config
+from dreamer.replay import Episode, Replay, forecast
+
+def held():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+config = make_config("tiny", {"env_steps": 20_000, "time_limit_env_steps": 200})
+replay = Replay(__import__("pathlib").Path(sys.argv[1]), 2, config.length)
+steps = 101
+columns = [np.zeros((steps, 2), np.float32), *np.zeros((2, steps), np.float32)]
+episode = Episode(np.ones((steps, 64, 64, 3), np.uint8), *columns)
+replay.append(episode)
+replay.sample(np.random.default_rng(0), config.batch_size)
+before = held()
+for number in range(99):
+    replay.append(episode)
+    replay.sample(np.random.default_rng(number), config.batch_size)
+told = forecast(config, 2)
+assert replay.cursor().agent_steps * replay.step_bytes == told.disk_bytes > 120e6
+print(held() - before, told.memory_bytes)
+"""
+
+
+def test_replay_takes_no_more_memory_than_forecast(tmp_path):
+    """In a process of its own, whose peak is known: pictures of 120 MB go to the disk."""
+    command = [sys.executable, "-c", FILL, str(tmp_path)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    taken, told = map(int, done.stdout.split())
+    assert taken <= told + 2e6
+    assert told < 5e6
