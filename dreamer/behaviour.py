@@ -7,6 +7,7 @@ What the agent asks of a behaviour (`planet`, which plans instead of learning, i
     losses(model, states, noise)            name -> loss of that group; name -> quantity to watch
     after_update(updates)                   what follows an update
     act(model, state, explore, generator)   the action at a state, before exploration noise
+    PLANS                                   whether acting is as much work as learning
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Imagined(NamedTuple):
 
 class ImaginedActor(nn.Module):
     """An actor, and how it is rolled out in the model; the losses are the variants'."""
+
+    PLANS = False
 
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()

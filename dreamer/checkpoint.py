@@ -1,9 +1,11 @@
-"""Checkpoints: atomic, verified, the last two kept."""
+"""Checkpoints: atomic, verified, the last two kept; written while training goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,53 @@ def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[st
         old.unlink()
         old.with_suffix(".pt.sha256").unlink(missing_ok=True)
     return path
+
+
+class CheckpointWriter:
+    """Saves checkpoints in a thread: only copying their tensors takes the caller's time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(
+        self, updates: int, env_steps: int, content: dict[str, Any], flush: Callable[[], None]
+    ) -> None:
+        """Begins to save `content` as it is now, after `flush` returned; waits for the one before
+        and raises what stopped it."""
+        self.wait()
+        content = on_host(content)
+
+        def write() -> None:
+            try:
+                flush()
+                save_checkpoint(self.folder, updates, env_steps, content)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when the last one is on the disk; raises what stopped it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def on_host(content: Any) -> Any:
+    """The same with copies of its tensors in the host's memory."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: on_host(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(on_host(value) for value in content)
+    return content
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:

@@ -21,7 +21,8 @@ def prepare_machine(config: Config) -> torch.device:
     keep_pages()
     torch.set_flush_denormal(True)  # denormal numbers are slow, and as good as zero here
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        beside = config.environments if config.collect == "parallel" else 0  # on a core each
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - beside))
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
         raise UserError("device: cuda is asked for, but torch sees no GPU here; set device: auto")

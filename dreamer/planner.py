@@ -51,6 +51,8 @@ class Planet(nn.Module):
     for in one batch. The interface is that of the behaviours in behaviour.py.
     """
 
+    PLANS = True
+
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()
         if space.discrete:

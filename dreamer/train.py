@@ -23,18 +23,20 @@ import torch
 from torch import Tensor
 
 from dreamer.agent import Agent
-from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
+from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint
+from dreamer.collect import Collector, Round, make_collector
 from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
 from dreamer.machine import prepare_machine
-from dreamer.replay import EMPTY, Cursor, Episode, Replay, forecast
+from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
 from dreamer.seeding import numpy_generator, torch_generator
 
 PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
 PREDICTION_CONTEXT = 5
 
 COLLECT, UPDATE, EVALUATE, SAVE = "collect", "update", "evaluate", "save"
+SAMPLE, LOG = "sample", "log"  # parts of stages that the time split shows by themselves
 
 Record = dict[str, Any]
 
@@ -125,7 +127,7 @@ def train(
     try:
         run.resume()
         while (stage := next_stage(config, run.counters)) is not None:
-            with run.timed(stage):
+            with run.clock.on(stage):
                 getattr(run, stage)()
     except _StoppedError:
         status = "INTERRUPTED"
@@ -158,61 +160,72 @@ class _Run:
         self.counters = Counters()
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.seconds = dict.fromkeys((COLLECT, UPDATE, EVALUATE, SAVE), 0.0)
+        self.clock = Clock((COLLECT, UPDATE, EVALUATE, SAVE, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
-        self.train_env = make_environment(config)
-        self.space = self.train_env.action_space
         self.evaluate_env = make_environment(config, evaluation=True)
+        self.space = self.evaluate_env.action_space
         self.agent = Agent(config, self.space, device)
+        self.collector: Collector = make_collector(config, self.agent)
         self.replay: Replay | None = None
+        self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
+        self.writer = CheckpointWriter(run_dir / "checkpoints")
 
     # The four stages.
 
     def collect(self) -> None:
-        """One training episode into replay; the first ones from random actions."""
-        c, config = self.counters, self.config
-        random = c.episodes < config.seed_episodes
-        explore = exploration(config, c.env_steps, self.space.discrete)
+        """A round of training episodes into replay; the first ones from random actions.
+
+        In parallel the next round then begins, beside the updates that this one's env_steps call
+        for: its weights are those that the episode before it could already have used. Only the
+        first one after the seed episodes waits, for weights that have learned anything at all.
+        """
+        if self.collector.round is None:
+            self.collector.start(next_round(self.config, self.counters, self.space.discrete))
+        round, before = self.collector.round, self.counters.env_steps
+        assert round is not None
 
         def before_step(env_steps: int) -> None:
             self._check_stop()
-            self._show(c.env_steps + env_steps)
+            self._show(before + env_steps)
 
-        episode, env_steps = play_episode(
-            self.train_env,
-            self.agent,
-            config.seed,
-            "train",
-            c.episodes,
-            explore=explore,
-            random=random,
-            before_step=before_step,
-        )
+        for episode, env_steps in self.collector.take(before_step):
+            self._keep(episode, env_steps, round)
+        c, config = self.counters, self.config
+        over = c.env_steps >= config.env_steps
+        if config.collect == "parallel" and c.episodes > config.seed_episodes and not over:
+            self.collector.start(next_round(config, c, self.space.discrete))
+
+    def _keep(self, episode: Episode, env_steps: int, round: Round) -> None:
+        """Appends a training episode to replay, counts and records it."""
         assert self.replay is not None
         self.replay.append(episode)
-        agent_steps = len(episode.reward) - 1
+        c, agent_steps = self.counters, len(episode.reward) - 1
+        # Updates that Algorithm 1 does before this episode and that its weights have not seen.
+        staleness = 0 if round.random else updates_due(self.config, c) - round.updates
         self.counters = c._replace(
             env_steps=c.env_steps + env_steps,
             agent_steps=c.agent_steps + agent_steps,
             episodes=c.episodes + 1,
-            seed_env_steps=c.seed_env_steps + (env_steps if random else 0),
+            seed_env_steps=c.seed_env_steps + (env_steps if round.random else 0),
         )
         self.episode_return = float(episode.reward.sum())
         self._record(
             "episode",
             episode_return=self.episode_return,
             episode_length_agent_steps=agent_steps,
-            random=random,
+            random=round.random,
+            staleness_updates=staleness,
         )
 
     def update(self) -> None:
         """One gradient update; every `log_every_updates` a record of their means."""
         self._check_stop()
         config, number = self.config, self.counters.updates
-        assert self.replay is not None
-        generator = numpy_generator(config.seed, "sample", number)
-        batch = self.replay.sample(generator, config.batch_size)
+        assert self.source is not None
+        with self.clock.on(SAMPLE):
+            generator = numpy_generator(config.seed, "sample", number)
+            batch = self.source.sample(generator, config.batch_size)
         watched = self.agent.update(batch, number)
         for name, value in watched.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
@@ -244,7 +257,8 @@ class _Run:
             )
             returns.append(float(episode.reward.sum()))
             if number == 0:
-                self._save_prediction(episode)
+                with self.clock.on(LOG):
+                    self._save_prediction(episode)
         self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
         self.evaluate_return = float(np.mean(returns))
         self._record(
@@ -253,8 +267,9 @@ class _Run:
             evaluate_returns=returns,
             evaluate_episodes=len(returns),
         )
-        spent = {f"seconds_{stage}": seconds for stage, seconds in self.seconds.items()}
-        self._record("time", **spent, seconds_total=sum(self.seconds.values()))
+        spent = self.clock.seconds()
+        parts = {f"seconds_{part}": seconds for part, seconds in spent.items()}
+        self._record("time", **parts, seconds_total=sum(spent.values()))
         self._show()
 
     def save(self) -> None:
@@ -286,7 +301,8 @@ class _Run:
     def _record(self, kind: str, **values: Any) -> None:
         c = self.counters
         counts = dict(env_steps=c.env_steps, agent_steps=c.agent_steps, updates=c.updates)
-        self.metrics.append({"kind": kind, **counts, **values})
+        with self.clock.on(LOG):
+            self.metrics.append({"kind": kind, **counts, **values})
 
     def _show(self, env_steps: int | None = None) -> None:
         c = self.counters
@@ -300,34 +316,31 @@ class _Run:
         if self.should_stop():
             raise _StoppedError
 
-    @contextlib.contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-
     # Checkpoints.
 
     def save_checkpoint(self) -> None:
-        """Everything that `resume` needs; replay and metrics are on disk already, so only where
-        they stand is saved."""
-        assert self.replay is not None
-        self.replay.flush()
-        c = self.counters
+        """Everything that `resume` needs; replay and metrics are in files already, so only where
+        they stand is saved. It is written while training goes on."""
+        replay, metrics, c = self.replay, self.metrics, self.counters
+        assert replay is not None
         content = {
             "config": config_dict(self.config),
             "counters": c._asdict(),
-            "replay": self.replay.cursor()._asdict(),
-            "metrics_bytes": self.metrics.flush(),
+            "replay": replay.cursor()._asdict(),
+            "metrics_bytes": metrics.size_bytes(),
             "sums": self.sums,
             "summed_updates": self.summed_updates,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds(),
             "returns": [self.episode_return, self.evaluate_return],
             "agent": self.agent.state_dict(),
+            "collector": self.collector.state_dict(),
         }
-        save_checkpoint(self.run_dir / "checkpoints", c.updates, c.env_steps, content)
+
+        def flush() -> None:  # a checkpoint may not be on the disk before what it points to
+            replay.flush()
+            metrics.flush()
+
+        self.writer.save(c.updates, c.env_steps, content, flush)
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole, else from the beginning."""
@@ -346,27 +359,66 @@ class _Run:
         self.agent.load_state_dict(content["agent"])
         self.counters = Counters(**content["counters"])
         self.sums, self.summed_updates = content["sums"], content["summed_updates"]
-        self.seconds = content["seconds"]
+        self.clock.restore(content["seconds"])
         self.episode_return, self.evaluate_return = content["returns"]
+        self.collector.load_state_dict(content.get("collector"))  # older ones have none
 
     def _open_replay(self, cursor: Cursor) -> Replay:
         replay = Replay(self.run_dir / "replay", self.space.size, self.config.length, cursor)
-        needed = forecast(self.config, self.space.size).disk_bytes
-        needed -= cursor.agent_steps * (replay.step_bytes)
+        forecast_bytes = forecast(self.config, self.space.size).disk_bytes
+        needed = forecast_bytes - cursor.agent_steps * replay.step_bytes
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
                 f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
                 f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
             )
+        self.source = on_device(replay, forecast_bytes, self.device)
         return replay
 
     def close(self) -> None:
-        self.train_env.close()
+        self.collector.close()
         self.evaluate_env.close()
-        self.metrics.close()
-        if self.replay is not None:
-            self.replay.close()
+        try:
+            self.writer.wait()
+        finally:
+            self.metrics.close()
+            if self.replay is not None:
+                self.replay.close()
+
+
+class Clock:
+    """Where a run's time goes: at any time one of `parts` runs, and one inside another interrupts
+    it, so that they add up to all of it."""
+
+    def __init__(self, parts: tuple[str, ...]):
+        self._seconds = dict.fromkeys(parts, 0.0)
+        self._part: str | None = None  # that runs
+        self._since = 0.0
+
+    @contextlib.contextmanager
+    def on(self, part: str) -> Iterator[None]:
+        outer = self._part
+        self._switch(part)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def seconds(self) -> dict[str, float]:
+        """Of each part, up to now."""
+        self._switch(self._part)
+        return dict(self._seconds)
+
+    def restore(self, seconds: dict[str, float]) -> None:
+        """Goes on from these; parts that they do not name (a run from before) begin at 0."""
+        self._seconds.update(seconds)
+
+    def _switch(self, part: str | None) -> None:
+        now = time.perf_counter()
+        if self._part is not None:
+            self._seconds[self._part] += now - self._since
+        self._part, self._since = part, now
 
 
 class Metrics:
@@ -385,10 +437,12 @@ class Metrics:
         self._file.flush()
         self._log(record)
 
-    def flush(self) -> int:
-        """Returns the bytes so far when they are on the disk itself."""
-        os.fsync(self._file.fileno())
+    def size_bytes(self) -> int:
         return self._file.tell()
+
+    def flush(self) -> None:
+        """Returns when what was appended so far is on the disk itself."""
+        os.fsync(self._file.fileno())
 
     def restore(self, size_bytes: int) -> None:
         """Goes back to the first `size_bytes`. Raises ValueError if there are fewer."""
@@ -404,6 +458,18 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
+
+
+def next_round(config: Config, counters: Counters, discrete: bool) -> Round:
+    """The training episodes that are due, `environments` at once: no more than the seed episodes
+    that are left, and after them no more than the budget has room for."""
+    c = counters
+    random = c.episodes < config.seed_episodes
+    left = -(-(config.env_steps - c.env_steps) // config.time_limit_env_steps)
+    if random:
+        left = config.seed_episodes - c.episodes
+    explore = exploration(config, c.env_steps, discrete)
+    return Round(c.episodes, min(config.environments, left), explore, random, c.updates)
 
 
 def exploration(config: Config, env_steps: int, discrete: bool) -> float:

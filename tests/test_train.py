@@ -19,8 +19,11 @@ from dreamer.replay import Cursor, Replay
 from dreamer.train import (
     COLLECT,
     EVALUATE,
+    LOG,
+    SAMPLE,
     SAVE,
     UPDATE,
+    Clock,
     Counters,
     Progress,
     exploration,
@@ -172,9 +175,33 @@ def test_a_run_records_what_it_did(tmp_path):
     assert {"model_loss", "image_loss", "kl", "model_gradient_norm", "actor_gradient_norm",
             "value_gradient_norm", "actor_loss", "value_loss"} <= updates[0].keys()  # fmt: skip
     times = [line for line in lines if line["kind"] == "time"]
-    parts = [times[-1][f"seconds_{s}"] for s in (COLLECT, UPDATE, EVALUATE, SAVE)]
+    names = (COLLECT, UPDATE, EVALUATE, SAVE, SAMPLE, LOG)
+    parts = [times[-1][f"seconds_{name}"] for name in names]
     assert all(part > 0 for part in parts) and times[-1]["seconds_total"] == sum(parts)
     assert all(line.keys() >= {"kind", "env_steps", "agent_steps", "updates"} for line in lines)
+
+
+def test_the_time_split_counts_every_moment_once(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    clock = Clock(("update", "sample"))
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    spend(7)  # belongs to no part
+    with clock.on("update"):
+        spend(1)
+        with clock.on("sample"):
+            spend(10)
+        spend(100)
+        assert clock.seconds() == {"update": 101, "sample": 10}
+    with pytest.raises(ZeroDivisionError), clock.on("sample"):
+        spend(1000 / 0)
+    spend(7)
+    assert clock.seconds() == {"update": 101, "sample": 10}
+    clock.restore({"update": 5.0})
+    assert clock.seconds() == {"update": 5, "sample": 10}
 
 
 def test_what_replay_holds_is_what_the_environment_gave(tmp_path):
@@ -285,10 +312,10 @@ def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
     asked = random.Random(1)
     statuses = []
     while not statuses or statuses[-1] == "INTERRUPTED":
-        deadline = time.monotonic() + asked.uniform(0.3, 1.5)
-        summary = train(minute(), tmp_path, should_stop=lambda d=deadline: time.monotonic() > d)
+        questions = iter(range(asked.randint(50, 400)))  # one before each agent_step and update
+        summary = train(minute(), tmp_path, should_stop=lambda q=questions: next(q, None) is None)
         statuses.append(summary.status)
-    assert statuses[-1] == "COMPLETED" and len(statuses) > 1
+    assert statuses[-1] == "COMPLETED" and len(statuses) > 3
     assert_same_run(tmp_path, uninterrupted)
 
 
