@@ -438,7 +438,7 @@ class Metrics:
         self._log(record)
 
     def size_bytes(self) -> int:
-        return self._file.tell()
+        return os.fstat(self._file.fileno()).st_size  # not where `restore` may have cut
 
     def flush(self) -> None:
         """Returns when what was appended so far is on the disk itself."""

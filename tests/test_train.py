@@ -355,3 +355,4 @@ def test_what_is_cut_from_the_metrics_is_kept(tmp_path):
     train(minute(), tmp_path, should_stop=lambda: True)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "metrics.discarded.jsonl").read_bytes() == tail + b"\n"
+    assert last_checkpoint(tmp_path)["metrics_bytes"] == len(before)  # saved right after the cut
