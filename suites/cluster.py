@@ -144,12 +144,7 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
     open_runs = [run_id for run_id, (state, _) in found.items() if state != records.DONE]
     if not open_runs or not (home(results) / "submissions.jsonl").exists():
         return dict(found)
-    where = places(batches(results))
-    submitted = {
-        run_id: where[run_id]
-        for run_id in open_runs
-        if run_id in where and not _mark(results, run_id, where[run_id]).exists()
-    }
+    submitted = _without_taken_back(results, places(batches(results)), open_runs)
     try:
         queue = slurm.queue(place.batch.name for place in submitted.values())
     except UserError as error:
@@ -166,9 +161,20 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
     return updated
 
 
-def _mark(results: Path, run_id: str, place: Place) -> Path:
-    """The file that takes a run back from its job; the job looks for it, too."""
-    return home(results) / place.batch.name / "cancelled" / run_id
+def _marks(results: Path, batch: str) -> Path:
+    """A file in this folder takes the run of that name back from its job, which looks for it."""
+    return home(results) / batch / "cancelled"
+
+
+def _without_taken_back(results: Path, where: Mapping[str, Place],
+                        run_ids: Iterable[str]) -> dict[str, Place]:  # fmt: skip
+    """Where these runs were last submitted, if they were not taken back since."""
+    found = {run_id: where[run_id] for run_id in run_ids if run_id in where}
+    back = set()
+    for batch in {place.batch.name for place in found.values()}:
+        with contextlib.suppress(FileNotFoundError):
+            back.update((batch, run_id) for run_id in os.listdir(_marks(results, batch)))
+    return {r: place for r, place in found.items() if (place.batch.name, r) not in back}
 
 
 def _with_job(state: str, status: records.Status | None, job: Queued) -> Found:
@@ -233,10 +239,10 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     size = slurm.array_size(profile)
     with _locked(results):
         where = places(batches(results))
-        known = [where[spec.run_id].batch.name for spec in specs if spec.run_id in where]
-        queue = slurm.queue(known)  # raises: whoever cannot ask must not submit
-        found = {spec.run_id: where.get(spec.run_id) for spec in specs}
-        todo = [s for s in specs if not _is_taken(results, s, found[s.run_id], queue)]
+        where = _without_taken_back(results, where, (spec.run_id for spec in specs))
+        # This raises: whoever cannot ask must not submit.
+        queue = slurm.queue(place.batch.name for place in where.values())
+        todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
         if len(todo) < len(specs):
             print(f"{len(specs) - len(todo)} runs are queued or running already")
         if not todo:
@@ -265,14 +271,13 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     return 1 if left_out else 0
 
 
-def _is_taken(results: Path, spec: Spec, place: Place | None,
+def _is_taken(spec: Spec, place: Place | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
     status = records.read_status(spec.folder)
     state = records.state_of(spec.folder, status)
-    if place is not None and not _mark(results, spec.run_id, place).exists():
-        job = queue.get((place.batch.name, place.task))
-        if job is not None:
-            state, _ = _with_job(state, status, job)
+    job = queue.get((place.batch.name, place.task)) if place else None
+    if job is not None:
+        state, _ = _with_job(state, status, job)
     return state in (records.DONE, records.RUNNING, records.QUEUED)
 
 
@@ -281,7 +286,7 @@ def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
     """One sbatch call, written down before and after; returns SLURM's number of the array."""
     name = re.sub(r"[^\w.-]", "_", suite) + f"-{uuid.uuid4().hex[:10]}"
     folder = home(results) / name
-    cancelled = folder / "cancelled"
+    cancelled = _marks(results, name)
     records.make_folder(cancelled)
     delay_s = int(profile.options.get("signal_delay_s", 90))
     for_slurm = []
@@ -326,7 +331,7 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
         jobs = []
         for key in {(where[r].batch.name, where[r].task) for r in had}:
             name, index = key
-            marks = home(results) / name / "cancelled"
+            marks = _marks(results, name)
             if all(_is_over(results, marks, r) for r in all_batches[name].jobs[index]):
                 jobs.append(queue[key].job)
         slurm.cancel(sorted(jobs))
@@ -337,20 +342,18 @@ def forget(results: Path, run_ids: Iterable[str]) -> list[str]:
     """Takes runs back without asking SLURM, for a cluster that is gone for good; returns those
     that were submitted and are not done. Should their jobs live after all, they stop in order."""
     results = results.resolve()
-    wanted = set(run_ids)
     with _locked(results):
-        where = {r: place for r, place in places(batches(results)).items() if r in wanted}
-        open_runs = [r for r in where if _state(results, r) != records.DONE]
-        had = [r for r in open_runs if not _mark(results, r, where[r]).exists()]
+        where = _without_taken_back(results, places(batches(results)), run_ids)
+        had = [run_id for run_id in where if _state(results, run_id) != records.DONE]
         _take_back(results, had, where)
     return had
 
 
 def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Place]) -> None:
     for run_id in run_ids:
-        mark = _mark(results, run_id, where[run_id])
-        records.make_folder(mark.parent)
-        mark.touch()
+        marks = _marks(results, where[run_id].batch.name)
+        records.make_folder(marks)
+        (marks / run_id).touch()
 
 
 def _state(results: Path, run_id: str) -> str:

@@ -13,6 +13,7 @@ import datetime
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,12 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
     codes = sorted({row["code"] for row in rows if row["code"]})
     if len(codes) > 1:
         lines += ["", f"computed with {len(codes)} versions of the code: {', '.join(codes)}"]
-    counts = [(state, sum(row["state"] == state for row in rows)) for state in records.STATES]
-    lines += ["", ", ".join(f"{n} {MARKS[state]}" for state, n in counts if n)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _counts(rows)])
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> str:
+    found = Counter(row["state"] for row in rows)
+    return ", ".join(f"{found[s]} {MARKS[s]}" for s in records.STATES if found[s])
 
 
 def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -131,10 +135,9 @@ def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells.setdefault((row["task"], row["method"]), []).append(row)
     table = [("task", "method", "runs", "return")]
     for (task, name), members in cells.items():
-        counts = [(s, sum(m["state"] == s for m in members)) for s in records.STATES]
         returns = [m["evaluate_return"] for m in members if m["evaluate_return"] is not None]
         score = f"{sum(returns) / len(returns):.1f}" if returns else ""
-        table.append((task, name, ", ".join(f"{n} {MARKS[s]}" for s, n in counts if n), score))
+        table.append((task, name, _counts(members), score))
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table
