@@ -20,9 +20,10 @@ def prepare_machine(config: Config) -> torch.device:
     """
     keep_pages()
     torch.set_flush_denormal(True)  # denormal numbers are slow, and as good as zero here
-    if "OMP_NUM_THREADS" not in os.environ:
-        beside = config.environments if config.collect == "parallel" else 0  # on a core each
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - beside))
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    cores = int(asked) if asked.isdigit() else len(os.sched_getaffinity(0))
+    beside = config.environments if config.collect == "parallel" else 0  # on a core each
+    torch.set_num_threads(max(1, cores - beside))
     there = torch.cuda.is_available()
     if config.device == "cuda" and not there:
         raise UserError("device: cuda is asked for, but torch sees no GPU here; set device: auto")
@@ -31,12 +32,23 @@ def prepare_machine(config: Config) -> torch.device:
     return torch.device("cuda" if there and config.device != "cpu" else "cpu")
 
 
+def mixed_precision(config: Config, device: torch.device) -> torch.autocast:
+    """Where matrix products and convolutions run in half precision, if `precision` is bf16.
+
+    Weights are converted once inside it and forgotten at its end. Parameters, Adam, KL, std,
+    returns, log-probabilities and the GRU's carry stay in single precision (`full_precision`).
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
 def keep_pages() -> None:
-    """Tells glibc's allocator to keep freed memory instead of giving it back to the kernel.
+    """Tells glibc's allocator to keep freed memory instead of giving it back to the kernel, and
+    torch's to ask for large pages.
 
     An update allocates and frees the same large activations again and again; mapping their pages
     anew each time takes a third of the update on a CPU. Does nothing without glibc.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:

@@ -16,6 +16,7 @@ from dreamer.agent import Agent
 from dreamer.collect import Beside, Here, Round
 from dreamer.config import Config, UserError
 from dreamer.envs import ActionSpace
+from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.train import Counters, next_round, train
 
@@ -72,6 +73,21 @@ def test_a_round_is_no_larger_than_what_is_due():
     assert next_round(config, seeded._replace(env_steps=200), False).episodes == 2
 
 
+@pytest.mark.parametrize(("overrides", "threads"), [
+    ({}, 5), ({"environments": 2}, 5), ({"collect": "parallel"}, 4),
+    ({"collect": "parallel", "environments": 2}, 3),
+    ({"collect": "parallel", "environments": 9}, 1),
+])  # fmt: skip
+def test_threads_leave_cores_to_who_plays_beside_them(overrides, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    before = torch.get_num_threads()
+    try:
+        prepare_machine(minute(**overrides))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 # Whole runs.
 
 
@@ -110,7 +126,12 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
     try:
         play(beside, one(0))
         beside.start(one(1))
-        beside.players[0][0].kill()
+        process = beside.players[0][0]
+        for number in (signal.SIGTERM, signal.SIGINT):  # are for the run, which stops in order
+            process.send_signal(number)
+        assert len(beside.take(lambda env_steps: None)) == 1
+        beside.start(one(2))
+        process.kill()
         with pytest.raises(RuntimeError, match="ended with -9"):
             beside.take(lambda env_steps: None)
     finally:
