@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamer.agent import Agent
 from dreamer.config import make_config
@@ -62,6 +63,39 @@ def test_updates_through_static_buffers_are_the_plain_updates(variant):
     # In checkpoints, too, one cannot be told from the other.
     ours, theirs = buffered.state_dict(), plain.state_dict()
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what a GPU would have to be waited for: results that decide what comes next."""
+
+    WAITS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(tag in func.tags for tag in self.WAITS), f"{func} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_an_update_waits_for_nothing_and_changes_all_in_place(variant):
+    """What a recording asks of it, also where there is no GPU."""
+    config = tiny(**variant)
+    agent = Agent(config, SPACE)
+
+    def places() -> list[int]:
+        averages = [
+            s for o in agent.optimisers.values() for p in o.state.values() for s in p.items()
+        ]
+        tensors = [*agent.model.parameters(), *agent.behaviour.parameters()]
+        return [tensor.data_ptr() for tensor in [*tensors, *(s for _, s in averages)]]
+
+    first, second = batches(config, 2)
+    agent.update(first, 0)  # Adam makes its averages
+    before, noise = places(), agent.draw_noise(1)
+    with NoWaiting():
+        agent.learn(second, noise)
+    assert places() == before
+    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+        torch.ones(2).sum().item()
 
 
 def test_results_are_not_overwritten_by_later_calls():
