@@ -14,6 +14,7 @@ from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
 from dreamer.graph import Graphed
+from dreamer.machine import mixed_precision
 from dreamer.networks import to_float, to_uint8
 from dreamer.planner import Planet
 from dreamer.replay import Batch
@@ -126,7 +127,8 @@ class Agent:
         group, so what a loss passes through on its way (the model, for the actor) is neither
         computed nor touched.
         """
-        losses, watched = self.losses(batch, noise)
+        with mixed_precision(self.config, self.device):
+            losses, watched = self.losses(batch, noise)
         for name, loss in losses.items():
             # Actor and value share the graph of the imagination.
             keep = name == "actor" and "value" in losses

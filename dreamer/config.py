@@ -171,7 +171,7 @@ class Config:
         "auto", "auto: cuda if there", choices=("auto", "cpu", "cuda"), outcome=False
     )
     precision: str = setting(
-        "fp32", "of matrix products and convolutions", choices=("fp32", "tf32")
+        "fp32", "of matrix products and convolutions", choices=("fp32", "tf32", "bf16")
     )
     cuda_graph: str = setting(
         "auto",

@@ -36,13 +36,25 @@ def linear(inputs: int, outputs: int, *, bias: bool = True, fan_in: int | None =
     return layer
 
 
-def dense(inputs: int, outputs: int, units: int, layers: int) -> nn.Sequential:
+def full_precision(x: Tensor) -> Tensor:
+    """What half-precision products hand to densities, losses and carries: single precision."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+class Dense(nn.Sequential):
+    """Linear layers and ELUs; its output is never in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return full_precision(super().forward(x))
+
+
+def dense(inputs: int, outputs: int, units: int, layers: int) -> Dense:
     """`layers` hidden layers of `units` with ELU, then a linear output."""
     modules: list[nn.Module] = []
     for _ in range(layers):
-        modules += [linear(inputs, units), nn.ELU()]
+        modules += [linear(inputs, units), nn.ELU(inplace=True)]
         inputs = units
-    return nn.Sequential(*modules, linear(inputs, outputs))
+    return Dense(*modules, linear(inputs, outputs))
 
 
 def _prepare(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
@@ -134,7 +146,7 @@ class Decoder(nn.Module):
         x = F.linear(x, kernel, self.first.bias.repeat(25))
         x = x.reshape(-1, 5, 5, 4 * self.depth).permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
-            x = layer(F.relu(x))
+            x = layer(F.relu(x, inplace=True))
         return x.permute(0, 2, 3, 1).reshape(*feature.shape[:-1], *IMAGE_SHAPE)
 
 

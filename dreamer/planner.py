@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config, ConfigError
 from dreamer.envs import ActionSpace
+from dreamer.machine import mixed_precision
 from dreamer.rssm import State
 from dreamer.world_model import WorldModel
 
@@ -82,14 +83,15 @@ class Planet(nn.Module):
             return self._imagined_reward(model, state, actions, generator)
 
         mean = state.deter.new_zeros(n, steps, self.space.size)
-        plan = cross_entropy_method(
-            objective,
-            mean,
-            candidates=count,
-            elites=config.planner_elites,
-            iterations=config.planner_iterations,
-            generator=generator,
-        )
+        with mixed_precision(config, mean.device):
+            plan = cross_entropy_method(
+                objective,
+                mean,
+                candidates=count,
+                elites=config.planner_elites,
+                iterations=config.planner_iterations,
+                generator=generator,
+            )
         return plan[:, 0]
 
     def _imagined_reward(
@@ -97,9 +99,13 @@ class Planet(nn.Module):
     ) -> Tensor:
         """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
         n, count, steps, _ = actions.shape
-        start = State(*(x.repeat_interleave(count, 0) for x in state))
-        sequence = actions.permute(2, 0, 1, 3).flatten(1, 2)  # [T, n K, A]
         shape = (steps, n * count, self.config.stoch_size)
         noise = torch.randn(shape, generator=generator, device=actions.device)
-        imagined, _ = model.rssm.imagine(lambda _, step: sequence[step], start, noise)
-        return model.reward(imagined.feature).sum(0).reshape(n, count)
+        sequence = actions.permute(2, 0, 1, 3).flatten(1, 2)  # [T, n K, A]
+        now = State(*(x.repeat_interleave(count, 0) for x in state))
+        total = now.deter.new_zeros(n * count)
+        # Not with `imagine`: only the sum is kept, so that a step fits into a processor's cache.
+        for action_t, noise_t in zip(sequence, noise, strict=True):
+            now = model.rssm.prior(now, action_t, noise_t)
+            total = total + model.reward(now.feature)
+        return total.reshape(n, count)

@@ -5,13 +5,14 @@
     s_t ~ posterior(h_t, e_t)                          from the image's embedding
 
 `observe` is a scan of `posterior`, `imagine` a scan of `prior`. Products that do not depend on the
-previous state (of actions and embeddings) are computed once for the whole sequence.
+previous state (of actions and embeddings) are computed once for the whole sequence, and so are the
+gradients of the weights inside `observe` (`OneGradient`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal
-from dreamer.networks import glorot_, linear
+from dreamer.networks import full_precision, glorot_, linear
 
 MIN_STD = 0.1
+
+Product = Callable[..., Tensor]  # (x [..., I], weight [O, I], bias [O] or None) -> [..., O]
 
 
 class State(NamedTuple):
@@ -60,7 +63,7 @@ class RSSM(nn.Module):
         self.posterior_out = linear(hidden, 2 * stoch)
         self.prior_in = linear(deter, hidden)
         self.prior_out = linear(hidden, 2 * stoch)
-        self.gru = nn.GRUCell(hidden, deter)  # like Keras' with reset_after, the released code's
+        self.gru = GRUCell(hidden, deter)
         glorot_(self.gru.weight_ih, hidden, 3 * deter)
         nn.init.orthogonal_(self.gru.weight_hh)
         nn.init.zeros_(self.gru.bias_ih)
@@ -96,10 +99,11 @@ class RSSM(nn.Module):
         `noise` [B, L, S]; begins from `start` [B, ...], by default zeros."""
         action_in, embed_in = self.action_in(action), self.embed_in(embed)
         state = start or self.initial(embed.shape[0])
+        product = OneGradient() if torch.is_grad_enabled() else F.linear
         steps = []
         inputs = zip(action_in.unbind(1), embed_in.unbind(1), noise.unbind(1), strict=True)
         for action_t, embed_t, noise_t in inputs:
-            state, belief = self._posterior(state, action_t, embed_t, noise_t)
+            state, belief = self._posterior(state, action_t, embed_t, noise_t, product)
             steps.append((*state, *belief))
         deter, stoch, mean, std = (torch.stack(x, 1) for x in zip(*steps, strict=True))
         prior = self.prior_belief(deter)  # not part of the recurrence: one product for all steps
@@ -122,17 +126,100 @@ class RSSM(nn.Module):
         deter, stoch, actions = (torch.stack(x) for x in zip(*steps, strict=True))
         return State(deter, stoch), actions
 
-    def _deter(self, prev: State, action_in: Tensor) -> Tensor:
-        return self.gru(F.elu(self.stoch_in(prev.stoch) + action_in), prev.deter)
+    def _deter(self, prev: State, action_in: Tensor, product: Product = F.linear) -> Tensor:
+        hidden = F.elu(product(prev.stoch, self.stoch_in.weight) + action_in, inplace=True)
+        return self.gru(hidden, prev.deter, product)
 
     def _posterior(
-        self, prev: State, action_in: Tensor, embed_in: Tensor, noise: Tensor
+        self,
+        prev: State,
+        action_in: Tensor,
+        embed_in: Tensor,
+        noise: Tensor,
+        product: Product = F.linear,
     ) -> tuple[State, Normal]:
-        deter = self._deter(prev, action_in)
-        belief = _normal(self.posterior_out(F.elu(self.deter_in(deter) + embed_in)))
+        deter = self._deter(prev, action_in, product)
+        hidden = F.elu(product(deter, self.deter_in.weight) + embed_in, inplace=True)
+        belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
 
 
+class GRUCell(nn.GRUCell):
+    """torch's GRU cell, which resets after the product like the released code's (Keras'), with its
+    two products as an argument, and its carry in single precision where they are in half."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, deter: Tensor, product: Product = F.linear
+    ) -> Tensor:
+        """x [..., hidden] and h_{t-1} [..., D] -> h_t [..., D]."""
+        inputs = full_precision(product(x, self.weight_ih, self.bias_ih))
+        hidden = full_precision(product(deter, self.weight_hh, self.bias_hh))
+        if inputs.is_cuda and inputs.dim() == 2:  # what torch's cell calls there: one kernel
+            return torch.ops.aten._thnn_fused_gru_cell(inputs, hidden, deter)[0]
+        sizes = [2 * self.hidden_size, self.hidden_size]
+        (gates_x, new_x), (gates_h, new_h) = inputs.split(sizes, -1), hidden.split(sizes, -1)
+        reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(new_x, reset, new_h))
+        return torch.lerp(new, deter, keep)
+
+
+class OneGradient:
+    """`F.linear` for the steps of one scan, with one product for each weight's gradient.
+
+    Autograd computes a weight's gradient step by step: for each layer and step a small product, a
+    sum for the bias and additions to what the other steps gave. Here only the chain of input
+    gradients runs step by step; each step puts its input and its gradient aside, and one product
+    over all of them follows when the last has done so.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple] = {}  # id of a weight -> what its steps share
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if id(weight) not in self.layers:
+            aside: list[tuple[Tensor, Tensor]] = []
+            kind = x.device.type
+            low = torch.is_autocast_enabled(kind)
+            dtype = torch.get_autocast_dtype(kind) if low else weight.dtype
+            values = weight.detach().to(dtype), None if bias is None else bias.detach().to(dtype)
+            self.layers[id(weight)] = (_WeightGradient.apply(aside, weight, bias), aside, *values)
+        return _InputGradient.apply(x, *self.layers[id(weight)])
+
+
+class _InputGradient(torch.autograd.Function):
+    """A step's product; `link` has no value, it lets `_WeightGradient` wait for all steps."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, link: Tensor, aside: list, weight: Tensor, bias: Any) -> Any:
+        low = x.to(weight.dtype)
+        ctx.save_for_backward(low, weight)
+        ctx.aside, ctx.dtype = aside, x.dtype
+        return F.linear(low, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        ctx.aside.append((x, gradient))
+        onward = (gradient @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return onward, None, None, None, None
+
+
+class _WeightGradient(torch.autograd.Function):
+    """Gradients of a weight and a bias from what the steps put aside."""
+
+    @staticmethod
+    def forward(ctx: Any, aside: list, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.aside = aside
+        return weight.new_empty(0)
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> Any:
+        x, gradient = (torch.cat(parts) for parts in zip(*ctx.aside, strict=True))
+        ctx.aside.clear()
+        bias = gradient.sum(0) if ctx.needs_input_grad[2] else None
+        return None, gradient.T @ x, bias
+
+
 def _normal(raw: Tensor) -> Normal:
-    mean, std = raw.chunk(2, -1)
+    mean, std = full_precision(raw).chunk(2, -1)
     return Normal(mean, F.softplus(std) + MIN_STD)

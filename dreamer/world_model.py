@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal, normal_kl
-from dreamer.networks import Decoder, Encoder, dense, to_float
+from dreamer.networks import Decoder, Encoder, dense, full_precision, to_float
 from dreamer.replay import Batch
 from dreamer.rssm import RSSM, Observed, State
 
@@ -135,7 +135,7 @@ class WorldModel(nn.Module):
     def losses(self, batch: Batch, noise: Tensor) -> ModelLosses:
         """Losses on a batch; `noise` [B, L, S] draws the posterior states."""
         config = self.config
-        image = to_float(batch.image)
+        image = to_float(batch.image, batch.reward.dtype)
         embed, observed = self.observe(image, batch.action, noise)
         feature = observed.states.feature
         kl = normal_kl(observed.posterior, observed.prior)
@@ -172,7 +172,7 @@ def unit_normal_loss(prediction: Tensor, target: Tensor) -> Tensor:
 def image_loss(prediction: Tensor, image: Tensor) -> Tensor:
     """`unit_normal_loss` summed over pixels and averaged over B and L; both [B, L, 64, 64, 3]."""
     frames = image.shape[0] * image.shape[1]
-    return 0.5 * F.mse_loss(prediction, image, reduction="sum") / frames
+    return 0.5 * F.mse_loss(full_precision(prediction), image, reduction="sum") / frames
 
 
 def information_bound(belief: Normal, feature: Tensor) -> Tensor:
@@ -182,8 +182,10 @@ def information_bound(belief: Normal, feature: Tensor) -> Tensor:
     `feature` [N, X]; at most ln N. Eq. 12 without the constant ln N has the same gradient.
     """
     precision = belief.std.pow(-2)
-    # -1/2 ((s - mean) / std)^2 for all pairs, as matrix products: [states N, images N]
-    squares = feature.square() @ precision.T - 2 * feature @ (belief.mean * precision).T
+    # -1/2 ((s - mean) / std)^2 for all pairs, as matrix products: [states N, images N]. Their
+    # difference needs single precision.
+    with torch.autocast(feature.device.type, enabled=False):
+        squares = feature.square() @ precision.T - 2 * feature @ (belief.mean * precision).T
     squares = squares + (belief.mean.square() * precision).sum(-1)
     score = -0.5 * squares - belief.std.log().sum(-1)
     return (score.diagonal() - score.logsumexp(1)).mean() + math.log(len(feature))

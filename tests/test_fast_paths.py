@@ -1,0 +1,255 @@
+"""Every rearrangement that makes an update fast, against the update as the paper writes it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dreamer.rssm
+from dreamer.agent import Agent, UpdateNoise
+from dreamer.config import Config, make_config
+from dreamer.distributions import Normal, normal_kl
+from dreamer.envs import ActionSpace
+from dreamer.replay import Batch
+from dreamer.returns import cumulative_weights, lambda_return
+from dreamer.rssm import RSSM, State
+
+SPACE = ActionSpace(2, discrete=False)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def tiny(**overrides) -> Config:
+    sizes = {"batch_size": 3, "length": 5, "horizon": 4, "conv_depth": 4, "free_nats": 0.0}
+    return make_config("tiny", {**sizes, **overrides})
+
+
+def random_batch(config: Config, dtype: torch.dtype = torch.float32) -> Batch:
+    b, n = config.batch_size, config.length
+    return Batch(
+        torch.randint(0, 256, (b, n, 64, 64, 3), dtype=torch.uint8),
+        (torch.rand(b, n, SPACE.size) * 2 - 1).to(dtype),
+        torch.rand(b, n).to(dtype),
+        torch.zeros(b, n, dtype=dtype),
+    )
+
+
+# The plain update: one step, one image, one product after another; nothing is shared or hoisted.
+
+
+def plain_gru(gru: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
+    inputs = (x @ gru.weight_ih.T + gru.bias_ih).chunk(3, -1)
+    hidden = (h @ gru.weight_hh.T + gru.bias_hh).chunk(3, -1)
+    reset, keep = (torch.sigmoid(inputs[i] + hidden[i]) for i in (0, 1))
+    return (1 - keep) * torch.tanh(inputs[2] + reset * hidden[2]) + keep * h
+
+
+def plain_belief(raw: Tensor) -> Normal:
+    mean, std = raw.chunk(2, -1)
+    return Normal(mean, nn.functional.softplus(std) + 0.1)
+
+
+def plain_deter(rssm: RSSM, prev: State, action: Tensor) -> Tensor:
+    kernel = torch.cat([rssm.stoch_in.weight, rssm.action_in.weight], 1)
+    x = torch.cat([prev.stoch, action], -1) @ kernel.T + rssm.action_in.bias
+    return plain_gru(rssm.gru, nn.functional.elu(x), prev.deter)
+
+
+def plain_prior(rssm: RSSM, deter: Tensor) -> Normal:
+    return plain_belief(rssm.prior_out(nn.functional.elu(rssm.prior_in(deter))))
+
+
+def plain_dense(layers: nn.Sequential, x: Tensor) -> Tensor:
+    for layer in layers:
+        x = layer(x) if isinstance(layer, nn.Linear) else nn.functional.elu(x)
+    return x
+
+
+def plain_actor(actor: nn.Module, feature: Tensor, noise: Tensor) -> Tensor:
+    mean, std = plain_dense(actor.network, feature).chunk(2, -1)
+    std = nn.functional.softplus(std + actor.raw_init_std) + 1e-4
+    return torch.tanh(5 * torch.tanh(mean / 5) + std * noise)
+
+
+def plain_losses(agent: Agent, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
+    config, model, behaviour = agent.config, agent.model, agent.behaviour
+    rssm, decoder = model.rssm, model.decoder
+    image = batch.image.to(batch.reward.dtype) / 255 - 0.5
+    state = rssm.initial(config.batch_size)
+    steps = []
+    for t in range(config.length):
+        x = image[:, t].permute(0, 3, 1, 2).contiguous()
+        for layer in model.encoder.layers:
+            x = torch.relu(nn.functional.conv2d(x, layer.weight.contiguous(), layer.bias, 2))
+        embed = x.permute(0, 2, 3, 1).flatten(1)
+        deter = plain_deter(rssm, state, batch.action[:, t])
+        kernel = torch.cat([rssm.deter_in.weight, rssm.embed_in.weight], 1)
+        x = torch.cat([deter, embed], 1) @ kernel.T + rssm.embed_in.bias
+        posterior = plain_belief(rssm.posterior_out(nn.functional.elu(x)))
+        state = State(deter, posterior.mean + posterior.std * noise.posterior[:, t])
+        x = decoder.inputs(state.feature)[:, :, None, None]
+        x = decoder.first(x)
+        for layer in decoder.layers:
+            x = nn.ConvTranspose2d.forward(layer, torch.relu(x))
+        error = (x.permute(0, 2, 3, 1) - image[:, t]).square().sum((1, 2, 3)) / 2
+        reward = plain_dense(model.reward_head, state.feature).squeeze(-1)
+        kl = normal_kl(posterior, plain_prior(rssm, deter))
+        steps.append((error, (reward - batch.reward[:, t]).square() / 2, kl, *state))
+    error, reward, kl, deter, stoch = (torch.stack(x, 1) for x in zip(*steps, strict=True))
+    losses = {"model": error.mean() + reward.mean() + kl.mean().clamp(min=config.free_nats)}
+
+    state = State(deter.detach().flatten(0, 1), stoch.detach().flatten(0, 1))
+    features = []
+    for t in range(config.horizon):
+        action = plain_actor(behaviour.actor, state.feature.detach(), noise.imagination.action[t])
+        deter = plain_deter(rssm, state, action)
+        belief = plain_prior(rssm, deter)
+        state = State(deter, belief.mean + belief.std * noise.imagination.stoch[t])
+        features.append(state.feature)
+    feature = torch.stack(features)
+    reward = plain_dense(model.reward_head, feature).squeeze(-1)
+    value = plain_dense(behaviour.value, feature).squeeze(-1)
+    discount = torch.full_like(reward, config.discount)[:-1]
+    returns = lambda_return(reward[:-1], value[1:], discount, config.return_lambda)
+    weight = cumulative_weights(discount)
+    losses["actor"] = -(weight * returns).mean()
+    again = plain_dense(behaviour.value, feature.detach()[:-1]).squeeze(-1)
+    losses["value"] = (weight * (again - returns.detach()).square()).mean() / 2
+    return losses
+
+
+def gradients(agent: Agent, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of every parameter, named, each of its own group's loss."""
+    names = {id(p): n for m in (agent.model, agent.behaviour) for n, p in m.named_parameters()}
+    found = {}
+    for group, parameters in agent.parameters.items():
+        of_group = torch.autograd.grad(losses[group], parameters, retain_graph=True)
+        found |= {names[id(p)]: g for p, g in zip(parameters, of_group, strict=True)}
+    return found
+
+
+def doubled(noise):
+    """Noise (tuples of tensors) in double precision."""
+    return noise.double() if isinstance(noise, Tensor) else type(noise)(*map(doubled, noise))
+
+
+def distances(ours: dict[str, Tensor], plain: dict[str, Tensor]) -> dict[str, float]:
+    """||ours - plain|| / ||plain|| of each name."""
+    assert ours.keys() == plain.keys()
+    return {k: ((ours[k] - plain[k]).norm() / plain[k].norm()).item() for k in plain}
+
+
+def test_every_parameters_gradient_is_the_plain_updates():
+    """In double precision: hoisted products, one product per weight after the scan, linear first
+    and sub-pixel last deconvolution, the frozen model, one value forward for two losses."""
+    config = tiny()
+    agent = Agent(config, SPACE)
+    agent.model.double()
+    agent.behaviour.double()
+    batch, noise = random_batch(config, torch.float64), doubled(agent.draw_noise(0))
+    fast, _ = agent.losses(batch, noise)
+    plain = plain_losses(agent, batch, noise)
+    for name, loss in plain.items():
+        torch.testing.assert_close(fast[name], loss, rtol=1e-12, atol=0)
+    far = distances(gradients(agent, fast), gradients(agent, plain))
+    assert len(far) == len(list(agent.model.parameters())) + len(list(agent.behaviour.parameters()))
+    assert max(far.values()) < 1e-9, far
+
+
+def test_one_update_is_the_plain_one():
+    """In single precision, the parameters after it; Adam's step is as large for the smallest
+    gradient as for the largest, so what counts is the distance of whole parameters."""
+    config = tiny(adam_epsilon=1e-4)
+    fast, plain = Agent(config, SPACE), Agent(config, SPACE)
+    batch, noise = random_batch(config), fast.draw_noise(0)
+    fast.update(batch, 0)
+    losses = plain_losses(plain, batch, noise)
+    for group, parameters in plain.parameters.items():
+        for p, gradient in zip(
+            parameters,
+            torch.autograd.grad(losses[group], parameters, retain_graph=True),
+            strict=True,
+        ):
+            p.grad = gradient.contiguous()
+    rates = {"model": config.model_learning_rate, "value": config.value_learning_rate}
+    for group, parameters in plain.parameters.items():
+        torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip_norm)
+        rate = rates.get(group, config.actor_learning_rate)
+        torch.optim.Adam(parameters, lr=rate, eps=config.adam_epsilon, foreach=False).step()
+    for group in fast.parameters:
+        for a, b in zip(fast.parameters[group], plain.parameters[group], strict=True):
+            assert (a - b).norm() <= 1e-5 * max(1.0, b.norm().item()), group
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_the_scans_gradients_are_autograds(start, monkeypatch):
+    """Of weights and of inputs, in double precision; also a second time from the same graph."""
+    config = tiny()
+    rssm = RSSM(config, SPACE.size).double()
+    b, n, s = config.batch_size, config.length, config.stoch_size
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+    embed, action, noise = random(b, n, config.embed_size), random(b, n, 2), random(b, n, s)
+    first = State(random(b, config.deter_size), random(b, s)) if start else None
+    inputs = [*rssm.parameters(), embed, action, *(first or ())]
+    weights = [random(b, n, size).detach() for size in (config.feature_size, s, s, s, s)]
+
+    def loss() -> Tensor:
+        seen = rssm.observe(embed, action, noise, first)
+        parts = (seen.states.feature, *seen.posterior, *seen.prior)
+        return sum((w * x).sum() for w, x in zip(weights, parts, strict=True))
+
+    fast = loss()
+    fast_gradients = torch.autograd.grad(fast, inputs, retain_graph=True)
+    again = torch.autograd.grad(fast, inputs)
+    monkeypatch.setattr(dreamer.rssm, "OneGradient", lambda: nn.functional.linear)
+    plain = torch.autograd.grad(loss(), inputs)
+    for a, b, c in zip(fast_gradients, again, plain, strict=True):
+        assert torch.equal(a, b)
+        assert (a - c).norm() <= 1e-12 * c.norm()
+
+
+def test_half_precision_is_near_single():
+    """Losses and gradients of one batch; what must stay in single precision does."""
+    config = tiny(precision="bf16", free_nats=0.0)
+    batch = random_batch(config)
+    half, single = Agent(config, SPACE), Agent(tiny(), SPACE)
+    noise = half.draw_noise(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, watched = half.losses(batch, noise)
+        states = half.model.losses(batch, noise.posterior).states
+    plain, plain_watched = single.losses(batch, noise)
+    assert {x.dtype for x in (*watched.values(), *states)} == {torch.float32}
+    for name, value in plain_watched.items():
+        assert value.item() == pytest.approx(watched[name].item(), rel=0.03, abs=0.02), name
+    far = distances(gradients(half, losses), gradients(single, plain))
+    assert 1e-5 < max(far.values()) < 0.15, far
+    assert sum(far.values()) / len(far) < 0.05, far
+
+
+def test_precision_bf16_changes_an_update_a_little():
+    watched = []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(1)
+        config = tiny(precision=precision, representation="contrastive")
+        watched.append(Agent(config, SPACE).update(random_batch(config), 0))
+    assert watched[0]["contrastive_loss"] != watched[1]["contrastive_loss"]
+    for name, value in watched[0].items():
+        assert value.item() == pytest.approx(watched[1][name].item(), rel=0.1, abs=0.05), name
+
+
+def test_precision_bf16_changes_a_plan_a_little():
+    actions = []
+    for precision in ("fp32", "bf16"):
+        config = tiny(precision=precision, behaviour="planet")
+        agent = Agent(config, SPACE)
+        state = State(torch.ones(1, config.deter_size), torch.ones(1, config.stoch_size))
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            actions.append(agent.behaviour.act(agent.model, state, False, generator))
+    assert not torch.equal(*actions)
+    torch.testing.assert_close(*actions, atol=0.3, rtol=0)
