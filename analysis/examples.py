@@ -21,7 +21,7 @@ import numpy as np
 import orjson
 
 from analysis.files import write_text
-from dreamer.config import UserError
+from suites import command
 
 EASE = {"dreamer": 1.0, "no_value": 0.55, "planet": 0.62}
 FIDELITY = {"reconstruction": 1.0, "contrastive": 0.66, "reward": 0.28}
@@ -85,7 +85,7 @@ def write_run(
     end = until or config["env_steps"]
     (folder / "metrics.jsonl").write_bytes(b"".join(_lines(config, end)))
     provenance = {
-        "synthetic": True, "attempt": 1, "from_env_steps": 0, "code": commit,
+        "synthetic": True, "attempt": 1, "from_env_steps": 0, "from_values": {}, "code": commit,
         "packages": {"numpy": np.__version__}, "machine": {"host": "nowhere"},
     }  # fmt: skip
     (folder / "attempts" / "1" / "provenance.json").write_bytes(orjson.dumps(provenance))
@@ -173,20 +173,19 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
     from PIL import Image
 
     from analysis import figures, make_figures, tables
+    from analysis.load import FileSource, load_suite
     from suites.expand import expand
 
-    saved = []
+    saved, source = [], FileSource(results)
     options = make_figures.arguments(["--results", str(results)])
     for path in suites:
         suite = expand(path)
-        records = make_figures.load(
-            make_figures.FileSource(results), [run.run_id for run in suite.runs], suite=suite.name
-        )
+        records = load_suite(source, suite, options.metric)
         summary = make_figures.summarise_suite(suite, records, options)
         drawers = make_figures.DRAWERS.get(suite.name, make_figures.DRAWERS[""])
         drawn = [one for drawer in drawers for one in drawer(summary, None)]
         if suite.name == "figure5":
-            predictions = make_figures.predictions_of(summary, results)
+            predictions = make_figures.predictions_of(summary, source)
             drawn = [*make_figures.draw_predictions(summary, predictions)[-2:]]
             drawn += make_figures.draw_observations(summary, predictions)
         for one in drawn:
@@ -202,21 +201,24 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
     return saved
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = command.Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("suites", type=Path, nargs="+")
     parser.add_argument("--pictures", type=Path, help="draw them into this folder, too")
-    options = parser.parse_args(argv)
-    try:
-        count = write_suites(options.results, options.suites)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> int:
+    count = write_suites(options.results, options.suites)
     print(f"{count} synthetic runs in {options.results}")
     if options.pictures:
         print(f"{len(save_pictures(options.results, options.suites, options.pictures))} pictures")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main(arguments, run, argv)
 
 
 if __name__ == "__main__":

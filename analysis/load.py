@@ -1,6 +1,6 @@
 """Records in, one tidy frame out: a row for each logged value.
 
-    source (run folders; later MongoDB) -> read each changed run -> Parquet cache -> frame, runs
+    source (run folders or MongoDB) -> read each changed run -> Parquet cache -> frame, runs
 
 The frame has the columns `suite, task, behaviour, representation, seed, run_id, attempt,
 env_steps, metric, value`. The table of runs has one row per run, with its settings, status and
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamer.config import UserError
+from suites.expand import Suite
 
 METRICS = ("evaluate_return", "episode_return")
 FRAME_COLUMNS = (
@@ -35,11 +36,11 @@ FRAME_COLUMNS = (
 STATUSES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED", "INTERRUPTED")
 UNKNOWN_ATTEMPT = 0  # attempts are numbered from 1
 RUNS_PER_CHUNK = 50  # handed to a worker process at a time
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 class Points(NamedTuple):
-    """The chosen values of one run, in the order of the record. P values."""
+    """The chosen values of one run: each metric's in the order of the record. P values."""
 
     env_steps: np.ndarray  # [P] int64
     metric: np.ndarray  # [P] int16, index into the chosen metrics
@@ -57,6 +58,10 @@ class RunRecord(NamedTuple):
 class Source(Protocol):
     """Where records come from. Two sources of one run give the same `RunRecord`."""
 
+    @property
+    def cache(self) -> Path | None:
+        """The folder in which values may be kept between calls."""
+
     def run_ids(self) -> list[str]:
         """All runs that the source holds, sorted."""
 
@@ -67,7 +72,10 @@ class Source(Protocol):
         """Settings, provenance and the chosen metrics; raises UserError for a damaged run."""
 
     def status(self, run_id: str) -> dict[str, Any]:
-        """The run's last known state: `status`, `heartbeat`, ...; read anew at each load."""
+        """The run's last known state: `status`, `error`, ...; read anew at each load."""
+
+    def prediction(self, run_id: str) -> bytes | None:
+        """The run's prediction.npz, if it has one."""
 
 
 class Records(NamedTuple):
@@ -83,6 +91,13 @@ class FileSource:
     """Run folders under `<results>/runs/`."""
 
     results: Path
+
+    def __str__(self) -> str:
+        return str(self.results)
+
+    @property
+    def cache(self) -> Path:
+        return self.results / "cache"
 
     def folder(self, run_id: str) -> Path:
         return self.results / "runs" / run_id
@@ -125,8 +140,7 @@ class FileSource:
         path = folder / "metrics.jsonl"
         data = path.read_bytes() if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
-        points = points._replace(attempt=_attempt_of(points, attempts))
-        points = join_attempts(points)
+        points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return RunRecord(run_row(run_id, config, attempts, points, warnings), points)
 
     def status(self, run_id: str) -> dict[str, Any]:
@@ -135,17 +149,21 @@ class FileSource:
         except UserError:
             return {}
 
+    def prediction(self, run_id: str) -> bytes | None:
+        path = self.folder(run_id) / "prediction.npz"
+        return path.read_bytes() if path.exists() else None
+
 
 def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str]]:
     """The chosen metrics of a metrics.jsonl.
 
     A line that is no JSON object is skipped with a warning: the last one of a crashed run is
-    often half-written. null and NaN become NaN, and are counted in a warning.
+    often half-written. null and NaN become NaN, and are counted in a warning. Which attempt made
+    a value is not known here.
     """
     env_steps: list[int] = []
     metric: list[int] = []
     value: list[float] = []
-    attempt: list[int] = []
     warnings: list[str] = []
     unfinished = not data.endswith(b"\n")
     lines = data.split(b"\n")
@@ -168,35 +186,18 @@ def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str
                 env_steps.append(record["env_steps"])
                 metric.append(index)
                 value.append(given if number_given else float("nan"))
-                attempt.append(record.get("attempt", UNKNOWN_ATTEMPT))
+    order = np.argsort(np.array(metric, np.int16), kind="stable")
     points = Points(
-        np.array(env_steps, np.int64),
-        np.array(metric, np.int16),
-        np.array(value, np.float64),
-        np.array(attempt, np.int16),
+        np.array(env_steps, np.int64)[order],
+        np.array(metric, np.int16)[order],
+        np.array(value, np.float64)[order],
+        np.full(len(order), UNKNOWN_ATTEMPT, np.int16),
     )
     for index, name in wanted:
         bad = np.isnan(points.value[points.metric == index]).sum()
         if bad:
             warnings.append(f"{bad} values of {name} are not numbers")
     return points, warnings
-
-
-def join_attempts(points: Points) -> Points:
-    """Later attempts win: values of an earlier one behind the later one's start are dropped.
-
-    An attempt starts at its first value. In run folders this holds already, since a resumed run
-    cuts its record; records from a database have it done here.
-    """
-    keep = np.ones(len(points.value), bool)
-    for number in np.unique(points.attempt):
-        start = points.env_steps[points.attempt == number].min()
-        keep &= ~((points.attempt < number) & (points.env_steps >= start))
-    if keep.all():
-        return points
-    kept = Points(*(column[keep] for column in points))
-    order = np.lexsort((kept.attempt, kept.env_steps))
-    return Points(*(column[order] for column in kept))
 
 
 def run_row(
@@ -251,7 +252,7 @@ def load(
     """
     present = set(source.run_ids())
     wanted = sorted(present if run_ids is None else present.intersection(run_ids))
-    prints = {run_id: source.fingerprint(run_id) for run_id in wanted}
+    prints = {run_id: source.fingerprint(run_id) if cache else "" for run_id in wanted}
     held = _read_cache(cache, metrics)
     changed = [run_id for run_id in wanted if held.prints.get(run_id) != prints[run_id]]
     fresh = _read_all(source, changed, metrics, workers)
@@ -266,6 +267,14 @@ def load(
     warnings = [f"{message}" for message in errors.values()]
     warnings += [f"{row.run_id}: {text}" for row in runs.itertuples() for text in row.warnings]
     return Records(frame, runs, warnings)
+
+
+def load_suite(source: Source, suite: Suite, metric: str) -> Records:
+    """The records of a suite's runs."""
+    return load(
+        source, [run.run_id for run in suite.runs], suite=suite.name,
+        metrics=sorted({*METRICS, metric}), cache=source.cache,
+    )  # fmt: skip
 
 
 class _Held(NamedTuple):
@@ -434,25 +443,29 @@ def _attempts(folder: Path | str) -> list[tuple[int, str]]:
     return [(number, f"{root}/{number}/provenance.json") for number in numbers]
 
 
-def _attempt_of(points: Points, attempts: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """The attempt that made each value [P]: as recorded, else from where each attempt began.
+def _attempt_of(
+    points: Points, metrics: Sequence[str], attempts: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """The attempt that made each value [P].
 
-    An attempt makes the values behind its `from_env_steps`; where that is null, it ended before it
-    did anything. With several attempts of which one does not say where it began, the attempt of a
-    value is unknown (0): the run's attempts are then listed together.
+    Each attempt says in `from_values` how many values of each metric there were when it began: it
+    made those behind; where that is null, it ended before it did anything. With several attempts of
+    which a later one does not say it, the attempt of a value is unknown (0): the run's attempts are
+    then listed together.
     """
-    attempts = [item for item in attempts if item.get("from_env_steps", 0) is not None] or attempts
-    if points.attempt.any() or not attempts:
-        return points.attempt
-    if len(attempts) == 1:
-        return np.full(len(points.value), attempts[0]["attempt"], np.int16)
-    starts = [item.get("from_env_steps") for item in attempts]
-    if not all(_is_count(start) for start in starts):
+    attempts = [item for item in attempts if item.get("from_values", 0) is not None] or attempts
+    if not attempts or not all(_are_counts(item.get("from_values")) for item in attempts[1:]):
         return points.attempt
     made = np.full(len(points.value), attempts[0]["attempt"], np.int16)
-    for item, start in zip(attempts[1:], starts[1:], strict=True):
-        made[points.env_steps > start] = item["attempt"]
+    for index, name in enumerate(metrics):
+        places = np.flatnonzero(points.metric == index)
+        for item in attempts[1:]:
+            made[places[item["from_values"].get(name, 0) :]] = item["attempt"]
     return made
+
+
+def _are_counts(values: Any) -> bool:
+    return isinstance(values, dict) and all(_is_count(value) for value in values.values())
 
 
 def _commit(provenance: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ runs, attempts and versions of the code behind each of them.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -29,11 +30,13 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from analysis import aggregate, exchange, figures, report, tables  # noqa: E402
 from analysis.files import write_text  # noqa: E402
-from analysis.load import METRICS, FileSource, Records, Source, load  # noqa: E402
+from analysis.load import Records, Source, load_suite  # noqa: E402
 from analysis.methods import PUBLISHED_STYLES  # noqa: E402
+from analysis.mongo import opened  # noqa: E402
 from analysis.published import CAVEATS, baselines  # noqa: E402
 from analysis.summary import Summary, summarise  # noqa: E402
 from dreamer.config import UserError, nearest  # noqa: E402
+from suites import command  # noqa: E402
 from suites.expand import Suite, expand  # noqa: E402
 
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
@@ -258,15 +261,15 @@ def _marked(summary: Summary, data: pd.DataFrame) -> pd.DataFrame:
 # --- predictions -----------------------------------------------------------------------------
 
 
-def predictions_of(summary: Summary, results: Path) -> list[Prediction]:
+def predictions_of(summary: Summary, source: Source) -> list[Prediction]:
     """One prediction per task and method: of the first seed that has one."""
     found: dict[tuple[str, str], Prediction] = {}
     for run in summary.runs.sort_values("seed", kind="stable").itertuples():
-        path = results / "runs" / run.run_id / "prediction.npz"
-        if (run.task, run.method) in found or not path.exists():
+        data = None if (run.task, run.method) in found else source.prediction(run.run_id)
+        if data is None:
             continue
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 found[run.task, run.method] = Prediction(
                     run.run_id, run.task, run.method, int(run.seed), file["truth"], file["model"],
                     int(file["context"]), int(file["env_steps"]),
@@ -382,10 +385,7 @@ def make_suite(
     suite: Suite, source: Source, options: argparse.Namespace, reference: pd.DataFrame | None
 ) -> tuple[Summary, list[Drawn], list[Prediction]] | None:
     """Everything of one suite, drawn and saved; None where it has no records."""
-    records = load(
-        source, [run.run_id for run in suite.runs], suite=suite.name,
-        metrics=sorted({*METRICS, options.metric}), cache=options.results / "cache",
-    )  # fmt: skip
+    records = load_suite(source, suite, options.metric)
     if records.frame.empty:
         return None
     summary = summarise_suite(suite, records, options)
@@ -393,7 +393,7 @@ def make_suite(
         raise UserError(f"{suite.name}: no values of {options.metric} in {len(records.runs)} runs")
     drawers = DRAWERS.get(suite.name, DRAWERS[""])
     drawn = [one for drawer in drawers for one in drawer(summary, reference)]
-    predictions = predictions_of(summary, options.results)
+    predictions = predictions_of(summary, source)
     drawn += draw_predictions(summary, predictions) + draw_observations(summary, predictions)
     folder = options.out / suite.name
     for one in drawn:
@@ -413,13 +413,18 @@ def summarise_suite(suite: Suite, records: Records, options: argparse.Namespace)
     )  # fmt: skip
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = command.Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--suite", type=Path, nargs="+", action="extend", default=[],
                         help="suite files; default: every suite that has results")  # fmt: skip
     parser.add_argument("--all", action="store_true",
                         help="all suites in suites/; those without results are named")  # fmt: skip
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument(
+        "--mongo",
+        metavar="URL",
+        help="read from this MongoDB; credentials also in DREAMER_MONGO_URL",
+    )
     parser.add_argument("--out", type=Path, help="default: RESULTS/figures")
     parser.add_argument("--metric", default="evaluate_return",
                         help="evaluate_return, episode_return, or any that is logged")  # fmt: skip
@@ -441,41 +446,33 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
-    if not options.results.is_dir():
-        raise UserError(f"{options.results}: no such results folder")
+def run(options: argparse.Namespace) -> int:
     suites = expand_all(options.suite or sorted((ROOT / "suites").glob("*.yaml")))
     reference = exchange.read_curves(options.reference) if options.reference else None
-    source = FileSource(options.results)
-    made, empty = [], []
-    for suite in suites:
-        result = make_suite(suite, source, options, reference)
-        if result is None:
-            empty.append(suite.name)
-        else:
-            made.append((suite, *result))
-    if empty and (options.suite or options.all):
-        print(f"no results yet: {', '.join(empty)}")
-    if not made:
-        raise UserError(
-            f"no results of {', '.join(empty)} in {options.results}; run python -m suites.run first"
-        )
+    with opened(options.results, options.mongo) as source:
+        made, empty = [], []
+        for suite in suites:
+            result = make_suite(suite, source, options, reference)
+            if result is None:
+                empty.append(suite.name)
+            else:
+                made.append((suite, *result))
+        if empty and (options.suite or options.all):
+            print(f"no results yet: {', '.join(empty)}")
+        if not made:
+            names = ", ".join(empty)
+            raise UserError(f"no results of {names} in {source}; run python -m suites.run first")
+        if options.html:
+            report.write(options.html, made, source, reference, options.at)
+            print(f"report: {options.html}")
     if options.export:
         exchange.write_released(options.export, options.exported)
         print(f"curves: {options.export}")
-    if options.html:
-        report.write(options.html, made, options)
-        print(f"report: {options.html}")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        run(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.main(arguments, run, argv)
 
 
 if __name__ == "__main__":

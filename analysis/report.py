@@ -6,7 +6,6 @@ report.css beside this file. Numbers for the interactive curves travel as JSON i
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import io
@@ -20,8 +19,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from analysis import aggregate, exchange, figures, reproduction, tables
+from analysis import aggregate, figures, reproduction, tables
 from analysis.files import write_text
+from analysis.load import Source
 from analysis.methods import PUBLISHED_STYLES
 from analysis.published import baselines
 from analysis.summary import Summary
@@ -33,10 +33,15 @@ VIDEO_MS_PER_FRAME = 80
 MAX_VIDEOS = 24  # per suite; each weighs about 100 KB
 
 
-def write(path: Path, made: Sequence[tuple], options: argparse.Namespace) -> None:
+def write(
+    path: Path,
+    made: Sequence[tuple],
+    source: Source,
+    reference: pd.DataFrame | None,
+    at: int | None,
+) -> None:
     """The page for suites made by make_figures: (suite, summary, drawn, predictions) each."""
-    reference = exchange.read_curves(options.reference) if options.reference else None
-    sections = [_suite_section(*one, options, reference) for one in made]
+    sections = [_suite_section(*one, _verdict(*one[:2], source, reference, at)) for one in made]
     data = {summary.name: curve_data(summary) for _, summary, _, _ in made}
     links = "".join(f'<a href="#{s.name}">{html.escape(s.name)}</a>' for _, s, _, _ in made)
     synthetic = any(summary.synthetic for _, summary, _, _ in made)
@@ -57,9 +62,8 @@ def write(path: Path, made: Sequence[tuple], options: argparse.Namespace) -> Non
 
 
 def _suite_section(
-    suite: Any, summary: Summary, drawn: Sequence[Any], predictions: Sequence[Any],
-    options: argparse.Namespace, reference: pd.DataFrame | None,
-) -> str:  # fmt: skip
+    suite: Any, summary: Summary, drawn: Sequence[Any], predictions: Sequence[Any], verdict: str
+) -> str:
     shown = [one for one in drawn if not one.name.startswith("prediction-")]
     pictures = "".join(_picture(one) for one in shown)
     problems = "".join(f"<li>{html.escape(line)}</li>" for line in summary.problems)
@@ -69,7 +73,7 @@ def _suite_section(
 <p>{html.escape(summary.about)}</p>{listed}
 <h3>Curves</h3><div class="curves" data-suite="{html.escape(summary.name)}"></div>
 <h3>Final scores</h3>{score_table(summary)}
-{_verdict(suite, options, reference)}
+{verdict}
 <h3>Figures</h3>{pictures}
 {_videos(summary, predictions)}
 <h3>Runs</h3>{run_table(summary)}</section>"""
@@ -189,14 +193,14 @@ def score_table(summary: Summary) -> str:
     )
 
 
-def _verdict(suite: Any, options: argparse.Namespace, reference: pd.DataFrame | None) -> str:
+def _verdict(
+    suite: Any, summary: Summary, source: Source, reference: pd.DataFrame | None, at: int | None
+) -> str:
     """The verdict on the suite's Dreamer runs; nothing where there are none to judge."""
-    judged = argparse.Namespace(
-        results=options.results, metric=options.metric, method=None, margin=reproduction.MARGIN,
-        at=options.at,
-    )  # fmt: skip
     try:
-        found, _ = reproduction.suite_verdicts(suite.path, judged, reference)
+        found, _ = reproduction.suite_verdicts(
+            suite.path, source, reference, metric=summary.metric, at=at
+        )
     except UserError as error:
         return f"<h3>Verdict</h3><p>{html.escape(str(error))}.</p>"
     text = html.escape(reproduction.table(found))

@@ -33,10 +33,13 @@ import pandas as pd  # noqa: E402
 
 from analysis import aggregate, exchange  # noqa: E402
 from analysis.aggregate import Interval  # noqa: E402
-from analysis.load import METRICS, FileSource, load  # noqa: E402
+from analysis.load import Source, load_suite  # noqa: E402
+from analysis.mongo import opened  # noqa: E402
 from analysis.published import published_scores  # noqa: E402
 from analysis.summary import planned_runs  # noqa: E402
 from dreamer.config import UserError  # noqa: E402
+from suites import command  # noqa: E402
+from suites.expand import expand  # noqa: E402
 
 METHOD = "dreamer/reconstruction"
 WINDOW_ENV_STEPS = 100_000
@@ -258,37 +261,37 @@ CAVEAT = (
 
 
 def suite_verdicts(
-    path: Path, options: argparse.Namespace, reference: pd.DataFrame | None
+    path: Path,
+    source: Source,
+    reference: pd.DataFrame | None,
+    *,
+    metric: str = "evaluate_return",
+    method: str | None = None,
+    margin: float = MARGIN,
+    at: int | None = None,
 ) -> tuple[list[Verdict], bool]:
     """The verdicts on a suite file's runs, and whether their records are synthetic."""
-    from suites.expand import expand
-
     suite = expand(path)
-    records = load(
-        FileSource(options.results), [run.run_id for run in suite.runs], suite=suite.name,
-        metrics=sorted({*METRICS, options.metric}), cache=options.results / "cache",
-    )  # fmt: skip
+    records = load_suite(source, suite, metric)
     if records.frame.empty:
-        raise UserError(f"no results of {suite.name} in {options.results}")
+        raise UserError(f"no results of {suite.name} in {source}")
     runs, _ = planned_runs(suite.name, suite.runs, records, None)
     methods = [m for m in dict.fromkeys(runs["method"]) if m.split(" ")[0] == METHOD]
-    wanted = options.method or (methods[0] if len(methods) == 1 else None)
+    wanted = method or (methods[0] if len(methods) == 1 else None)
     if wanted is None and methods:
         raise UserError(f"{suite.name} has several Dreamers: --method {' | '.join(methods)}")
     if wanted not in set(runs["method"]):
         raise UserError(f"{suite.name} has no runs of {wanted or METHOD}")
     runs = runs[runs["method"] == wanted]
-    found = verdicts(
-        runs, records.frame, reference=reference, metric=options.metric, margin=options.margin,
-        at=int(options.at) if options.at else None,
-    )  # fmt: skip
+    found = verdicts(runs, records.frame, reference=reference, metric=metric, margin=margin, at=at)
     return found, bool(runs["synthetic"].any())
 
 
-def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = command.Parser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--suite", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--mongo", metavar="URL", help="read from this MongoDB")
     parser.add_argument("--reference", type=Path, help="released curves, JSON or CSV")
     parser.add_argument("--metric", default="evaluate_return")
     parser.add_argument("--method", help=f"default: the suite's {METHOD}")
@@ -301,27 +304,26 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def run(argv: Sequence[str] | None = None) -> None:
-    options = arguments(argv)
+def run(options: argparse.Namespace) -> int:
     reference = exchange.read_curves(options.reference) if options.reference else None
-    source = str(options.reference or "results/published/scores.csv")
-    found, synthetic = suite_verdicts(options.suite, options, reference)
+    released = str(options.reference or "results/published/scores.csv")
+    with opened(options.results, options.mongo) as source:
+        found, synthetic = suite_verdicts(
+            options.suite, source, reference, metric=options.metric, method=options.method,
+            margin=options.margin, at=int(options.at) if options.at else None,
+        )  # fmt: skip
     if options.json:
-        print(json.dumps(as_json(found, source, options.margin, synthetic), indent=2))
-        return
+        print(json.dumps(as_json(found, released, options.margin, synthetic), indent=2))
+        return 0
     if synthetic:
         print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
     print(table(found))
-    print(f"\n{overall(found)['statement']}\nReleased scores: {source}. {CAVEAT}")
+    print(f"\n{overall(found)['statement']}\nReleased scores: {released}. {CAVEAT}")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        run(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command.main(arguments, run, argv)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ def predict(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
     model = agent.predict(truth, action, PREDICTION_CONTEXT, generator)
     if model is None:
         raise UserError("--prediction: this agent has no decoder (probe_decoder is off)")
+    return prediction_frames(truth, model)
+
+
+def prediction_frames(truth: np.ndarray, model: np.ndarray) -> np.ndarray:
+    """truth, model uint8 [T, 64, 64, 3] -> the frames of their video, with the error, uint8."""
     return np.stack([_prediction_frame(truth, model, step) for step in range(len(truth))])
 
 

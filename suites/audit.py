@@ -12,17 +12,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
 
 from dreamer.config import UserError
 from suites import command, expand, mongo_urls, records
 from suites.expand import Run
 
-COUNTERS = ("kind", "env_steps", "agent_steps", "updates")
+if TYPE_CHECKING:
+    from suites import mongo
+
 RERUN = "run the suite again"
 
 
@@ -45,7 +49,8 @@ class Recorded(NamedTuple):
     status: records.Status
     config: dict[str, Any] | None
     metrics: list[dict[str, Any]]
-    bad_lines: list[int]
+    line_problems: list[str]
+    returns: int | None  # hash of the training episodes' returns
     stories: dict[int, dict[str, Any]]  # provenance.json by attempt
 
 
@@ -72,22 +77,38 @@ def audit(options: argparse.Namespace) -> int:
         print(story(options.results, options.run))
         return 0
     suites, runs = command.chosen(options)
-    recorded = [read(options.results, run) for run in runs]
+    servers = [_server(url) for url in _urls(options, suites)]
+    recorded, findings, pushed = [], [], 0
+    for run in runs:
+        r = read(options.results, run)
+        findings += check_run(options.results, r)
+        for server in servers:
+            with mongo_urls.failures_told(server.url):
+                pushed += server.push(r) if options.push else 0
+                findings += server.check_run(r)
+        recorded.append(r._replace(metrics=[]))  # those of all runs would fill the memory
     whole = not (options.only or options.leave_out)
-    findings = check_all(options.results, recorded, [s.name for s in suites] if whole else [])
-    for url in _urls(options, suites):
-        from suites import mongo
-
-        server = mongo.Server(url)
-        if options.push:
-            pushed = sum(server.push(options.results, record) for record in recorded)
-            print(f"{server.name}: {pushed} records filled in", file=sys.stderr)
-        findings += server.check(options.results, recorded)
+    names = {suite.name for suite in suites} if whole else set()
+    findings += check_versions(recorded)
+    findings += check_seeds(recorded)
+    findings += check_unexpected(options.results, {run.run_id for run in runs}, names)
+    for server in servers:
+        with mongo_urls.failures_told(server.url):
+            findings += server.check_others(options.results, recorded, names)
+    if options.push:
+        print(f"{', '.join(s.name for s in servers)}: {pushed} things filled in", file=sys.stderr)
     if options.format == "json":
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         print(text(findings, len(runs)))
     return 1 if findings else 0
+
+
+def _server(url: str) -> mongo.Server:
+    from suites import mongo
+
+    with mongo_urls.failures_told(url):
+        return mongo.Server(url)
 
 
 def _urls(options: argparse.Namespace, suites: Sequence[expand.Suite]) -> list[str]:
@@ -105,51 +126,26 @@ def _urls(options: argparse.Namespace, suites: Sequence[expand.Suite]) -> list[s
 def read(results: Path, run: Run) -> Recorded:
     folder = records.run_folder(results, run.run_id)
     status = records.read_status(folder)
-    metrics, bad_lines = read_metrics(folder / "metrics.jsonl")
+    metrics, problems = records.read_metrics(folder / "metrics.jsonl")
+    returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
     stories = {n: _json(folder / f"attempts/{n}/provenance.json") for n in records.attempts(folder)}
     return Recorded(
         run, folder, records.state_of(folder, status), status or {},
-        _json(folder / "config.json"), metrics, bad_lines,
+        _json(folder / "config.json"), metrics, problems,
+        hash(tuple(returns)) if len(returns) > 1 else None,
         {n: found for n, found in stories.items() if found is not None},
     )  # fmt: skip
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """(records, numbers of lines that are none)"""
-    found, bad = [], []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
-        return [], []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            if not all(isinstance(record[key], (int, str)) for key in COUNTERS):
-                raise ValueError
-            found.append(record)
-        except (ValueError, TypeError, KeyError):
-            bad.append(number)
-    return found, bad
-
-
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        value = json.loads(path.read_bytes())
+        value = orjson.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
 
 
 # --- Checking -------------------------------------------------------------------------------------
-
-
-def check_all(results: Path, recorded: Sequence[Recorded], suites: Sequence[str]) -> list[Finding]:
-    """All findings from the files. `suites`: names whose unexpected runs are looked for."""
-    findings = [finding for record in recorded for finding in check_run(results, record)]
-    findings += check_versions(recorded)
-    findings += check_seeds(recorded)
-    findings += check_unexpected(results, {r.run.run_id for r in recorded}, set(suites))
-    return findings
 
 
 def check_run(results: Path, r: Recorded) -> Iterator[Finding]:
@@ -182,48 +178,65 @@ def check_run(results: Path, r: Recorded) -> Iterator[Finding]:
         yield finding("provenance", "no attempt says where it comes from", "start it --fresh")
     yield from (finding("metrics", problem, "start it --fresh") for problem in metrics_problems(r))
     budget = r.run.config["env_steps"]
-    last = max((m["env_steps"] for m in r.metrics), default=0)
+    last = r.metrics[-1]["env_steps"] if r.metrics else 0
     if r.state == records.DONE and last < budget:
         yield finding("short", f"{last:,} of {budget:,} env_steps are recorded", "start it --fresh")
-    for path in sorted((r.folder / "checkpoints").glob("checkpoint-*.pt")):
-        if not checksum_holds(path):
-            todo = "delete it: the one before is used" if r.state != records.DONE else "delete it"
-            yield finding("checksum", f"{path.name} is damaged", todo)
+    for path, todo in damaged_files(results, r):
+        yield finding("checksum", f"{path} is damaged or missing", todo)
     yield from check_sacred(results, r)
 
 
 def metrics_problems(r: Recorded) -> Iterator[str]:
     """Lines that cannot be read, counters that go back, gaps, numbers that are not finite."""
-    for number in r.bad_lines:
-        yield f"line {number} of metrics.jsonl cannot be read"
-    before = {"env_steps": 0, "updates": 0}
-    logged_updates, episode_end = 0, 0
+    yield from r.line_problems
+    env_steps, updates, logged_updates, episode_end = 0, 0, 0, 0
     config = r.config or r.run.config
     for m in r.metrics:
-        for key in before:
-            if m[key] < before[key]:
-                yield f"{key} goes back from {before[key]} to {m[key]}"
-            before[key] = m[key]
-        if m["kind"] == "update":
-            if m["updates"] != logged_updates + config["log_every_updates"]:
-                yield f"a gap between updates {logged_updates} and {m['updates']}"
-            logged_updates = m["updates"]
-        if m["kind"] == "episode":
-            if m["env_steps"] - episode_end > config["time_limit_env_steps"]:
-                yield f"a gap between env_steps {episode_end} and {m['env_steps']}"
-            episode_end = m["env_steps"]
-        for name, value in m.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                yield f"{name} is {value} at {m['env_steps']} env_steps"
+        if m["env_steps"] < env_steps:
+            yield f"env_steps goes back from {env_steps} to {m['env_steps']}"
+        if m["updates"] < updates:
+            yield f"updates goes back from {updates} to {m['updates']}"
+        env_steps, updates, kind = m["env_steps"], m["updates"], m["kind"]
+        if kind == "update":
+            if updates != logged_updates + config["log_every_updates"]:
+                yield f"a gap between updates {logged_updates} and {updates}"
+            logged_updates = updates
+        elif kind == "episode":
+            if env_steps - episode_end > config["time_limit_env_steps"]:
+                yield f"a gap between env_steps {episode_end} and {env_steps}"
+            episode_end = env_steps
 
 
-def checksum_holds(path: Path) -> bool:
+def damaged_files(results: Path, r: Recorded) -> Iterator[tuple[Path, str]]:
+    """Checkpoints and artifacts whose checksum is wrong, Sacred's copies included; what to do."""
+    for path in sorted((r.folder / "checkpoints").glob("checkpoint-*.pt")):
+        beside = path.with_suffix(".pt.sha256")
+        if not beside.exists() or not _is(path, beside.read_text()[:64]):
+            older = "" if r.state == records.DONE else ": the one before is used"
+            yield path, f"delete it{older}"
+    for number, story in r.stories.items():
+        for name, checksum in (story.get("artifacts") or {}).items():
+            copy = results / "sacred" / f"{r.run.run_id}-{number}" / f"run_{name}"
+            for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
+                if not _is(path, checksum):
+                    yield path, f"copy {other} over it, if that one is whole"
+
+
+def _is(path: Path, checksum: str) -> bool:
     try:
-        expected = path.with_suffix(".pt.sha256").read_text().split()[0]
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == expected
-    except (OSError, IndexError):
+        return records.sha256(path) == checksum
+    except OSError:
         return False
+
+
+def _end(path: Path) -> bytes:
+    """The last two bytes: those of a JSON file that was cut are others."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-2, os.SEEK_END)
+            return file.read()
+    except OSError:
+        return b""
 
 
 def check_sacred(results: Path, r: Recorded) -> Iterator[Finding]:
@@ -242,7 +255,7 @@ def check_sacred(results: Path, r: Recorded) -> Iterator[Finding]:
             continue
         if number == last and r.state != records.DEAD and record["status"] != r.status["status"]:
             yield finding(f"Sacred says {record['status']}, the run {r.status['status']}")
-        if (folder / "metrics.json").exists() and _json(folder / "metrics.json") is None:
+        if _end(folder / "metrics.json") not in (b"", b"}\n"):
             yield finding("Sacred's metrics.json is damaged")
 
 
@@ -273,11 +286,7 @@ def check_seeds(recorded: Sequence[Recorded]) -> Iterator[Finding]:
     """Runs with different seeds and the same numbers: one of them is a copy."""
     met: dict[str, Recorded] = {}
     for r in recorded:
-        returns = [m.get("episode_return") for m in r.metrics if m["kind"] == "episode"]
-        if len(returns) < 2:
-            continue
-        key = _digest(returns)
-        other = met.setdefault(key, r)
+        other = met.setdefault(r.returns, r) if r.returns else r
         if other is not r:
             text = f"the same episode returns as {other.run.run_id}"
             yield Finding(
@@ -332,8 +341,8 @@ def story(results: Path, run_id: str) -> str:
     lines += [f"  {key} {value}" for key, value in (status or {}).items() if value is not None]
     for number in records.attempts(folder):
         lines += _attempt_story(folder / "attempts" / str(number), number)
-    metrics, bad = read_metrics(folder / "metrics.jsonl")
-    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(bad)} lines that cannot be read")
+    metrics, problems = records.read_metrics(folder / "metrics.jsonl")
+    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(problems)} problems")
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")

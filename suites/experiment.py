@@ -78,6 +78,8 @@ def execute(
     if the run is being executed, and UserError if it cannot be started at all.
     """
     config = config_from_dict(spec.config)
+    if spec.executor == "debug":  # a debugger sees every step of an update
+        config = dataclasses.replace(config, cuda_graph="off")
     results = Path(spec.results)
     records.make_folder(spec.folder)
     with records.locked(spec.folder):
@@ -152,12 +154,11 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
     experiment.logger = _quiet_logger()
     experiment.observers = [observers.file_sink(Path(spec.results))]
     for url in mongo_urls.all_urls(spec.observers):
-        failures = spec.folder / "attempts" / str(attempt)
-        experiment.observers.append(observers.mongo_sink(url, failures))
+        experiment.observers.append(observers.mongo_sink(url))
     experiment.add_config(dict(spec.config))
     story = _story(spec, attempt, code)
     path = spec.folder / "attempts" / str(attempt) / "provenance.json"
-    records.write_json(path, story)
+    records.write_json(path, story)  # though training may fail before it begins
     board.status["device"] = (
         "gpu" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
     )
@@ -165,35 +166,44 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
 
     @experiment.main
     def main(_run: Any) -> float | None:
-        _run.info["provenance"] = {
-            k: v for k, v in story.items() if k not in ("config", "packages")
-        }
+        def tell(**news: Any) -> None:
+            """The attempt's story, so far, on disk and in Sacred's record."""
+            story.update(news)
+            records.write_json(path, story)
+            _run.info["provenance"] = records.origin(story)
+
+        def begin(logged: int) -> None:
+            """At the first sign of life: what the run's record held before (`logged` are ours)."""
+            if story["from_values"] is None:
+                before, _ = records.read_metrics(spec.folder / "metrics.jsonl")
+                before = before[: len(before) - logged]
+                env_steps = before[-1]["env_steps"] if before else 0
+                counts = {name: len(points) for name, points in records.values_of(before).items()}
+                tell(from_env_steps=env_steps, from_values=counts)
 
         def log(record: dict[str, Any]) -> None:
-            for name, value in record.items():
-                if name not in COUNTERS and type(value) in (int, float):
-                    _run.log_scalar(name, value, record["env_steps"])
+            begin(logged=1)
+            for name, [(env_steps, value)] in records.values_of([record]).items():
+                _run.log_scalar(name, value, env_steps)
 
         def progress(now: Progress) -> None:
-            if story["from_env_steps"] is None:  # the first: nothing was done yet
-                story["from_env_steps"] = now.env_steps
-                _run.info["provenance"]["from_env_steps"] = now.env_steps
-                records.write_json(path, story)
+            begin(logged=0)
             board.progress(now)
 
+        tell()
         summary = train(config, spec.folder, log, should_stop, progress)
         # Only now are the machine (threads, GPU) and the renderer known for certain.
-        renderer = renderer_name() or "none"
-        story.update(machine=provenance.machine(), renderer=renderer)
-        records.write_json(path, story)
+        tell(machine=provenance.machine(), renderer=renderer_name() or "none")
         summaries.append(summary)
         if summary.status != "COMPLETED":
             raise Stopped
+        _write_results(spec.folder)
+        kept = [spec.folder / name for name in records.ARTIFACTS if (spec.folder / name).exists()]
+        tell(artifacts={file.name: records.sha256(file) for file in kept})
         _run.info["checkpoints"] = _checkpoints(spec.folder)
-        for name in ("config.json", "prediction.npz"):
-            if (spec.folder / name).exists():
-                # config.json is the name of one of Sacred's own files.
-                _run.add_artifact(spec.folder / name, name=f"run_{name}")
+        for file in kept:
+            # config.json is the name of one of Sacred's own files.
+            _run.add_artifact(file, name=f"run_{file.name}")
         return summary.evaluate_return
 
     options = {"--id": f"{spec.run_id}-{attempt}", "--beat-interval": SACRED_BEAT_S}
@@ -202,16 +212,14 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
     return summaries[0]
 
 
-COUNTERS = ("kind", "env_steps", "agent_steps", "updates")
-
-
 def _story(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, Any]:
     """Where this attempt's numbers come from."""
     return {
         "run_id": spec.run_id,
         "attempt": attempt,
         "suites": spec.suites,
-        "from_env_steps": None,  # where it continued; train's first Progress tells
+        "from_env_steps": None,  # where it continued, and how many values of each metric the
+        "from_values": None,  # record held then; null as long as nothing was done
         "started": records.now(),
         "executor": spec.executor,
         "command": [provenance.without_credentials(word) for word in spec.command or sys.argv],
@@ -224,6 +232,29 @@ def _story(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, Any]:
         "machine": provenance.machine(),
         "renderer": None,  # not chosen yet
     }
+
+
+def _write_results(folder: Path) -> None:
+    """What figures draw of a finished run, `curves.csv`, and its last prediction as a video."""
+    import numpy as np
+
+    from dreamer.evaluate import PREDICTION_FPS, prediction_frames, write_video
+
+    metrics, _ = records.read_metrics(folder / "metrics.jsonl")
+    values = records.values_of(m for m in metrics if m["kind"] in ("evaluate", "episode"))
+    rows = [
+        f"{name},{env_steps},{value!r}\n"
+        for name in ("evaluate_return", "episode_return")
+        for env_steps, value in values.get(name, ())
+    ]
+    (folder / "curves.csv").write_text("metric,env_steps,value\n" + "".join(rows))
+    if (folder / "prediction.npz").exists():
+        try:
+            with np.load(folder / "prediction.npz") as file:
+                frames = prediction_frames(file["truth"], file["model"])
+            write_video(folder / "prediction.mp4", frames, PREDICTION_FPS)
+        except (OSError, RuntimeError) as error:  # no ffmpeg: the pictures are in prediction.npz
+            print(f"prediction.mp4: not written: {error}", file=sys.stderr)
 
 
 def _checkpoints(folder: Path) -> list[dict[str, str]]:

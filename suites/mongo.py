@@ -3,175 +3,227 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dreamer.config import UserError
 from suites import mongo_urls, records
-from suites.observers import connect
-from suites.provenance import without_credentials
 
 if TYPE_CHECKING:
     from suites.audit import Finding, Recorded
 
-COUNTERS = ("kind", "env_steps", "agent_steps", "updates")
+SAME = 1e-12  # values that differ by less, relatively, were only rounded by the server
 PUSH = "python -m suites.audit SUITE --push"
-ARTIFACTS = ("config.json", "prediction.npz")  # recorded as run_config.json, ...
 
 
 class Server:
     """One database in Sacred's layout: runs, metrics, artifacts in GridFS."""
 
     def __init__(self, url: str):
-        from pymongo.errors import PyMongoError
+        self.url, self.name = url, mongo_urls.name(url)
+        client, database = mongo_urls.connect(url)
+        import gridfs  # of pymongo, whose absence `connect` tells
 
-        self.name = mongo_urls.name(url)
-        client, database = connect(url)
-        try:
-            client.admin.command("ping")
-        except PyMongoError as error:
-            text = without_credentials(str(error)).split(",")[0]
-            raise UserError(f"{self.name}: not reached: {text}") from None
-        self.database = client[database]
+        client.admin.command("ping")
+        self.runs, self.metrics = client[database]["runs"], client[database]["metrics"]
+        self.files = gridfs.GridFS(client[database])
 
-    def check(self, results: Path, recorded: Sequence[Recorded]) -> list[Finding]:
-        """What differs between the files and the database."""
-        return [finding for record in recorded for finding in self._check_run(record)]
+    # --- Comparing --------------------------------------------------------------------------------
 
-    def _check_run(self, r: Recorded) -> Iterator[Finding]:
+    def check_run(self, r: Recorded) -> Iterator[Finding]:
+        """What differs between a run's files and the database."""
         from suites.audit import Finding
 
-        last = r.status.get("attempt")
-        for number in records.attempts(r.folder):
-            run = self.database["runs"].find_one({"_id": f"{r.run.run_id}-{number}"})
-            if run is None:
-                text = f"{self.name} does not know it"
-                yield Finding("mongo", r.run.run_id, number, text, PUSH)
-            elif number == last and run["status"] != r.status["status"]:
-                text = f"{self.name} says {run['status']}, the run {r.status['status']}"
-                yield Finding("mongo", r.run.run_id, number, text, PUSH)
-        missing = sum(len(points) for points in self._missing(r).values())
-        if missing:
-            text = f"{self.name} lacks {missing} measurements"
-            yield Finding("mongo", r.run.run_id, last, text, PUSH)
+        documents, measured = self._read(r)
+        for number, values in _truth(r).items():
 
-    def push(self, results: Path, r: Recorded) -> int:
-        """Fills in what is missing of a run; returns how many things were."""
-        numbers = records.attempts(r.folder)
-        if not numbers:
+            def finding(text: str, number: int = number) -> Finding:
+                return Finding("mongo", r.run.run_id, number, f"{self.name} {text}", PUSH)
+
+            document = documents.get(number)
+            if document is None:
+                yield finding("does not know it")
+                continue
+            status = _status(r, number)
+            if document["status"] != status:
+                yield finding(f"says {document['status']}, the run {status}")
+            if number in r.stories and _origin(document) != records.origin(r.stories[number]):
+                yield finding("tells another origin")
+            lacks = sum(_lacks(points, measured[number].get(n)) for n, points in values.items())
+            if lacks:
+                yield finding(f"lacks {lacks} measurements")
+            for name in self._wrong_artifacts(r, number, document):
+                yield finding(f"lacks {name}, or its checksum is wrong")
+
+    def check_others(
+        self, results: Path, recorded: Sequence[Recorded], suites: set[str]
+    ) -> Iterator[Finding]:
+        """Attempts that only the database knows. `suites`: names of those that are here whole."""
+        from suites.audit import Finding
+
+        attempts = {r.run.run_id: set(records.attempts(r.folder)) for r in recorded}
+        named = {"$project": {"suites": "$info.provenance.suites"}}
+        for document in self.runs.aggregate([named]):
+            run_id, _, number = str(document["_id"]).rpartition("-")
+            if not number.isdecimal() or (results / "sacred" / document["_id"]).exists():
+                continue  # not of ours, or of a run that was started --fresh since
+            if run_id in attempts and int(number) not in attempts[run_id]:
+                text, todo = f"only {self.name} knows it", "bring its run folder here"
+                yield Finding("mongo", run_id, int(number), text, todo)
+            elif run_id not in attempts and suites & set(document.get("suites") or ()):
+                text, todo = f"in {self.name}; the suite has no such run", "restore its suite"
+                yield Finding("unexpected", run_id, int(number), text, todo)
+
+    def _read(self, r: Recorded) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
+        """Of each attempt its document, if there is one, and its metrics by name."""
+        numbers = {f"{r.run.run_id}-{n}": n for n in records.attempts(r.folder)}
+        left_out = {"captured_out": False, "experiment": False}
+        found = self.runs.find({"_id": {"$in": list(numbers)}}, left_out)
+        documents = {numbers[document["_id"]]: document for document in found}
+        measured: dict[int, dict[str, Any]] = {number: {} for number in numbers.values()}
+        for metric in self.metrics.find({"run_id": {"$in": list(numbers)}}):
+            measured[numbers[metric["run_id"]]][metric["name"]] = metric
+        return documents, measured
+
+    def _wrong_artifacts(
+        self, r: Recorded, number: int, document: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """Files of a completed attempt that the database lacks or holds differently."""
+        if document["status"] != "COMPLETED":
+            return
+        held = {one["name"]: one["file_id"] for one in document.get("artifacts") or ()}
+        for name, checksum in (r.stories.get(number, {}).get("artifacts") or {}).items():
+            file_id = held.get(f"run_{name}")
+            there = self.files.exists(file_id) if file_id is not None else False
+            if not there or hashlib.sha256(self.files.get(file_id).read()).hexdigest() != checksum:
+                yield name
+
+    # --- Filling in -------------------------------------------------------------------------------
+
+    def push(self, r: Recorded) -> int:
+        """Fills in what is missing of a run; returns how many things were. A run that goes on is
+        left to its own process."""
+        if r.state == records.RUNNING:
             return 0
-        filled = sum(self._push_attempt(results, r, number) for number in numbers)
-        for name, points in self._missing(r).items():
-            self._push_metric(f"{r.run.run_id}-{numbers[-1]}", name, points)
-            filled += len(points)
-        return filled
-
-    def _missing(self, r: Recorded) -> dict[str, list[tuple[int, float]]]:
-        """{metric: [(env_steps, value)]} of metrics.jsonl that no attempt has in the database."""
-        truth: dict[str, list[tuple[int, float]]] = {}
-        for m in r.metrics:
-            for name, value in m.items():
-                if name not in COUNTERS and type(value) in (int, float):
-                    truth.setdefault(name, []).append((m["env_steps"], value))
-        ids = [f"{r.run.run_id}-{number}" for number in records.attempts(r.folder)]
-        for metric in self.database["metrics"].find({"run_id": {"$in": ids}}):
-            there = set(zip(metric["steps"], metric["values"], strict=False))
-            wanted = truth.get(metric["name"], [])
-            truth[metric["name"]] = [point for point in wanted if point not in there]
-        return {name: points for name, points in truth.items() if points}
-
-    def _push_metric(self, run_id: str, name: str, points: list[tuple[int, float]]) -> None:
-        """Adds points to a metric of one attempt, in the order of their env_steps."""
-        metrics = self.database["metrics"]
-        query = {"run_id": run_id, "name": name}
-        known = metrics.find_one(query) or {"steps": [], "values": [], "timestamps": []}
-        now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-        columns = zip(known["steps"], known["values"], known["timestamps"], strict=False)
-        rows = sorted([*columns, *((s, v, now) for s, v in points)], key=lambda row: row[0])
-        steps, values, times = map(list, zip(*rows, strict=True))
-        change = {"$set": {"steps": steps, "values": values, "timestamps": times}}
-        metrics.update_one(query, change, upsert=True)
-        entry = {"name": name, "id": str(metrics.find_one(query)["_id"])}
-        run = self.database["runs"].find_one({"_id": run_id})
-        listed = (run.get("info") or {}).get("metrics") or []
-        if entry not in listed:
-            listed = [*listed, entry]
-            self.database["runs"].update_one({"_id": run_id}, {"$set": {"info.metrics": listed}})
-
-    def _push_attempt(self, results: Path, r: Recorded, number: int) -> int:
-        """The attempt's document, with the status that the files give it; its artifacts."""
-        run_id = f"{r.run.run_id}-{number}"
-        runs = self.database["runs"]
-        status = self._status(r, number)
-        document = runs.find_one({"_id": run_id})
+        documents, measured = self._read(r)
         filled = 0
-        if document is None:
-            document = self._document(results, r, number)
-            runs.insert_one(document)
-            filled += 1
-        if document["status"] != status:
-            end = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-            result = r.status.get("evaluate_return") if status == "COMPLETED" else None
-            change = {"status": status, "stop_time": end, "result": result}
-            runs.update_one({"_id": run_id}, {"$set": change})
-            filled += 1
-        if status == "COMPLETED":
-            filled += self._push_artifacts(r, run_id, document.get("artifacts") or [])
+        for number, values in _truth(r).items():
+            run_id, document = f"{r.run.run_id}-{number}", documents.get(number)
+            if document is None:
+                document = _document(r, number)
+                self.runs.insert_one(document)
+                filled += 1
+            for name, points in values.items():
+                known = measured[number].get(name)
+                if lacks := _lacks(points, known):
+                    self._push_metric(run_id, name, points, known)
+                    filled += lacks
+            filled += self._push_document(r, number, document)
         return filled
 
-    def _push_artifacts(self, r: Recorded, run_id: str, there: list[dict[str, Any]]) -> int:
-        import gridfs
-
-        known = {artifact["name"] for artifact in there}
-        added = []
-        for name in ARTIFACTS:
-            if f"run_{name}" not in known and (r.folder / name).exists():
-                with open(r.folder / name, "rb") as file:
-                    where = f"artifact://runs/{run_id}/run_{name}"
-                    file_id = gridfs.GridFS(self.database).put(file, filename=where)
-                added.append({"name": f"run_{name}", "file_id": file_id})
-        if added:
-            change = {"$set": {"artifacts": [*there, *added]}}
-            self.database["runs"].update_one({"_id": run_id}, change)
-        return len(added)
-
-    def _status(self, r: Recorded, number: int) -> str:
-        """How an attempt stands: the last as the run, earlier ones by the errors that they left."""
-        if number == r.status.get("attempt"):
-            return "INTERRUPTED" if r.state == records.DEAD else str(r.status.get("status"))
-        failed = (r.folder / "attempts" / str(number) / "error.txt").exists()
-        return "FAILED" if failed else "INTERRUPTED"
-
-    def _document(self, results: Path, r: Recorded, number: int) -> dict[str, Any]:
-        """A run as Sacred's MongoObserver would have written it, from the attempt's provenance."""
-        found = r.stories.get(number, {})
-        git = found.get("git") or {}
-        started = found.get("started")
-        start = datetime.datetime.fromisoformat(started) if started else None
-        packages = (found.get("packages") or {}).items()
-        return {
-            "_id": f"{r.run.run_id}-{number}",
-            "format": "MongoObserver-0.7.0",
-            "command": "main",
-            "experiment": {
-                "name": "dreamer",
-                "base_dir": "",
-                "sources": [],
-                "dependencies": [f"{name}=={version}" for name, version in packages],
-                "repositories": [
-                    {"url": None, "commit": git.get("commit"), "dirty": git.get("dirty")}
-                ],
-                "mainfile": None,
-            },
-            "host": found.get("machine") or {},
-            "start_time": start.replace(tzinfo=None) if start else None,
-            "config": found.get("config") or r.run.config,
-            "meta": {},
-            "status": "RUNNING",
-            "resources": [],
-            "artifacts": [],
-            "captured_out": "",
-            "info": {"provenance": {"code": found.get("code"), "command": found.get("command")}},
-            "heartbeat": None,
+    def _push_metric(
+        self, run_id: str, name: str, points: list[tuple[int, float]], known: Any
+    ) -> None:
+        """Makes a metric what the run's files say; times of what was there stay."""
+        now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+        columns = [known[key] for key in ("steps", "values", "timestamps")] if known else []
+        times = {(step, value): time for step, value, time in zip(*columns, strict=False)}
+        change = {
+            "steps": [step for step, _ in points],
+            "values": [value for _, value in points],
+            "timestamps": [times.get(point, now) for point in points],
         }
+        self.metrics.update_one({"run_id": run_id, "name": name}, {"$set": change}, upsert=True)
+
+    def _push_document(self, r: Recorded, number: int, document: dict[str, Any]) -> int:
+        """The attempt's status, origin, artifacts and list of metrics, where they differ."""
+        run_id, status = document["_id"], _status(r, number)
+        change: dict[str, Any] = {}
+        if document["status"] != status:
+            change["status"] = document["status"] = status
+            change["stop_time"] = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+            done = status == "COMPLETED"
+            change["result"] = r.status.get("evaluate_return") if done else None
+        if number in r.stories and _origin(document) != records.origin(r.stories[number]):
+            change["info.provenance"] = records.origin(r.stories[number])
+        held = {one["name"]: one for one in document.get("artifacts") or ()}
+        for name in self._wrong_artifacts(r, number, document):
+            path = r.folder / name
+            if path.exists() and records.sha256(path) == r.stories[number]["artifacts"][name]:
+                data, where = path.read_bytes(), f"artifact://runs/{run_id}/run_{name}"
+                file_id = self.files.put(data, filename=where)
+                held[f"run_{name}"] = {"name": f"run_{name}", "file_id": file_id}
+                change["artifacts"] = list(held.values())
+        found = self.metrics.find({"run_id": run_id}, {"name": True})
+        listed = [{"name": metric["name"], "id": str(metric["_id"])} for metric in found]
+        before = document["info"].get("metrics") or []
+        if {one["id"] for one in listed} != {one["id"] for one in before}:
+            change["info.metrics"] = listed
+        if change:
+            self.runs.update_one({"_id": run_id}, {"$set": change})
+        return len(change)
+
+
+def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
+    return (document.get("info") or {}).get("provenance") or {}
+
+
+def _truth(r: Recorded) -> dict[int, records.Values]:
+    """What each attempt measured, by the run's files."""
+    numbers = records.attempts(r.folder)
+    return records.values_by_attempt(records.values_of(r.metrics), numbers, r.stories)
+
+
+def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> int:
+    """How many of an attempt's values are not there; it may hold more behind them, which the next
+    attempt computed anew."""
+    there = list(zip(known["steps"], known["values"], strict=False)) if known else []
+    if there[: len(points)] == points:
+        return 0
+    same = sum(
+        a[0] == b[0] and math.isclose(a[1], b[1], rel_tol=SAME)
+        for a, b in zip(points, there, strict=False)
+    )
+    return len(points) - same
+
+
+def _status(r: Recorded, number: int) -> str:
+    """How an attempt stands: the last as the run, earlier ones by the errors that they left."""
+    if number == r.status.get("attempt"):
+        return "INTERRUPTED" if r.state == records.DEAD else str(r.status.get("status"))
+    failed = (r.folder / "attempts" / str(number) / "error.txt").exists()
+    return "FAILED" if failed else "INTERRUPTED"
+
+
+def _document(r: Recorded, number: int) -> dict[str, Any]:
+    """A run as Sacred's MongoObserver would have written it, from the attempt's story."""
+    found = r.stories.get(number, {})
+    git = found.get("git") or {}
+    started = found.get("started")
+    start = datetime.datetime.fromisoformat(started) if started else None
+    packages = (found.get("packages") or {}).items()
+    return {
+        "_id": f"{r.run.run_id}-{number}",
+        "format": "MongoObserver-0.7.0",
+        "command": "main",
+        "experiment": {
+            "name": "dreamer",
+            "base_dir": "",
+            "sources": [],
+            "dependencies": [f"{name}=={version}" for name, version in packages],
+            "repositories": [{"url": None, "commit": git.get("commit"), "dirty": git.get("dirty")}],
+            "mainfile": None,
+        },
+        "host": found.get("machine") or {},
+        "start_time": start.replace(tzinfo=None) if start else None,
+        "config": found.get("config") or r.run.config,
+        "meta": {},
+        "status": "RUNNING",
+        "resources": [],
+        "artifacts": [],
+        "captured_out": "",
+        "info": {},
+        "heartbeat": None,
+    }

@@ -8,40 +8,63 @@ from __future__ import annotations
 import copy
 import threading
 import time
-import urllib.parse
 import warnings
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-from sacred.observers import FileStorageObserver, RunObserver
+from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 
-from dreamer.config import UserError
 from suites import mongo_urls
 from suites.provenance import without_credentials
 from suites.records import write_json
 
-MONGO_DATABASE = "dreamer"  # where the URL names none
-MONGO_TIMEOUT_S = 10.0  # of one call to the server
 RETRY_AFTER_S = 5.0
 LAST_WAIT_S = 20.0  # a run that has ended waits so long for its last events to arrive
 
 
 class Files(FileStorageObserver):
-    """Sacred's files, each written whole or not at all."""
+    """Sacred's files, each written whole or not at all.
+
+    metrics.json holds all values and grows: it is written anew when it has grown by a tenth, and at
+    the end, so that a long run spends seconds on it, not hours.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, copy_sources=False)
+        self._metrics: dict[str, dict[str, list[Any]]] = {}
+        self._values, self._written = 0, 0  # how many there are, and are in the file
 
     def save_json(self, obj: Any, filename: str) -> None:
         write_json(Path(str(self.dir)) / filename, flatten(obj))
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
-        """A damaged metrics.json is set aside; the rest of the run is recorded in a new one."""
-        try:
-            super().log_metrics(metrics_by_name, info)
-        except ValueError:
-            path = Path(str(self.dir)) / "metrics.json"
-            path.replace(path.with_name("metrics.damaged.json"))
-            super().log_metrics(metrics_by_name, info)
+        for name, metric in metrics_by_name.items():
+            known = self._metrics.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            known["steps"] += metric["steps"]
+            known["values"] += metric["values"]
+            known["timestamps"] += [time.isoformat() for time in metric["timestamps"]]
+            self._values += len(metric["steps"])
+        if self._values > 1.1 * self._written:
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if self._values > self._written:
+            write_json(Path(str(self.dir)) / "metrics.json", self._metrics, indent=None)
+            self._written = self._values
+
+    def completed_event(self, stop_time: Any, result: Any) -> None:
+        self._write_metrics()
+        super().completed_event(stop_time, result)
+
+    def interrupted_event(self, interrupt_time: Any, status: str) -> None:
+        self._write_metrics()
+        super().interrupted_event(interrupt_time, status)
+
+    def failed_event(self, fail_time: Any, fail_trace: Any) -> None:
+        self._write_metrics()
+        super().failed_event(fail_time, fail_trace)
 
 
 class Sink:
@@ -164,36 +187,47 @@ def is_final(error: Exception) -> bool:
 
 def file_sink(results: Path) -> Sink:
     """Sacred's FileStorageObserver in `results/sacred`."""
-    return Sink(Files(results / "sacred", copy_sources=False), "results/sacred")
+    return Sink(Files(results / "sacred"), "results/sacred")
 
 
-def mongo_sink(url: str, failures: Path) -> Sink:
+class Mongo(MongoObserver):
+    """Sacred's MongoObserver, but that failures are raised, so that an event can be told again, and
+    an event that was told twice (its answer was lost) is recorded once."""
+
+    def insert(self) -> None:
+        query = {"_id": self.run_entry["_id"]}
+        self.runs.update_one(query, {"$setOnInsert": self.run_entry}, upsert=True)
+
+    def save(self) -> None:
+        self.runs.update_one({"_id": self.run_entry["_id"]}, {"$set": self.run_entry}, upsert=True)
+
+    def final_save(self, attempts: int) -> None:
+        self.save()
+
+    def artifact_event(self, name: str, filename: str, **arguments: Any) -> None:
+        before = self.run_entry["artifacts"]
+        self.run_entry["artifacts"] = [entry for entry in before if entry["name"] != name]
+        super().artifact_event(name, filename, **arguments)
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """Appends each metric's new values behind the `sent` ones, wherever the last try ended."""
+        self.sent: dict[str, int] = getattr(self, "sent", {})
+        listed = info.setdefault("metrics", [])
+        for name, metric in metrics_by_name.items():
+            query = {"run_id": self.run_entry["_id"], "name": name}
+            start = self.sent.get(name, 0)
+            end = start + len(metric["steps"])
+            behind = {
+                key: {"$each": metric[key], "$position": start, "$slice": end}
+                for key in ("steps", "values", "timestamps")
+            }
+            self.metrics.update_one(query, {"$push": behind}, upsert=True)
+            if not start:
+                listed.append({"name": name, "id": str(self.metrics.find_one(query)["_id"])})
+            self.sent[name] = end
+
+
+def mongo_sink(url: str) -> Sink:
     """Sacred's MongoObserver. The URL's path names the database; raises UserError for a bad URL."""
-    from sacred.observers import MongoObserver
-
-    client, database = connect(url)
-    inner = MongoObserver(client=client, db_name=database, failure_dir=str(failures))
-    return LaterSink(inner, mongo_urls.name(url))
-
-
-def connect(url: str) -> tuple[Any, str]:
-    """A client, which has not reached the server yet, and the database's name."""
-    name = mongo_urls.name(url)
-    try:
-        from pymongo import MongoClient
-        from pymongo.errors import PyMongoError
-    except ImportError:
-        raise UserError(f"{name}: pymongo is not installed; pip install pymongo") from None
-    timeout_ms = int(MONGO_TIMEOUT_S * 1000)
-    try:
-        client: Any = MongoClient(
-            url,
-            serverSelectionTimeoutMS=timeout_ms,
-            connectTimeoutMS=timeout_ms,
-            socketTimeoutMS=timeout_ms,
-        )
-        database = urllib.parse.urlsplit(url).path.strip("/") or MONGO_DATABASE
-        client[database]  # complains about names that cannot be
-    except (PyMongoError, ValueError) as error:
-        raise UserError(f"{name}: {without_credentials(str(error))}") from None
-    return client, database
+    client, database = mongo_urls.connect(url)
+    return LaterSink(Mongo(client=client, db_name=database), mongo_urls.name(url))

@@ -116,5 +116,6 @@ def _processor() -> str:
 
 
 def without_credentials(text: str) -> str:
-    """The text with `user:password@` cut out of every URL."""
-    return re.sub(r"(\w[\w+.-]*://)[^/\s@]*@", r"\1", text)
+    """The text with `user:password@` cut out of every URL, up to its last @: a password may hold
+    characters that it should not."""
+    return re.sub(r"(\w[\w+.-]*://)\S*@", r"\1", text)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import json
+import math
+import operator
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +37,12 @@ DONE, RUNNING, QUEUED, STOPPED, FAILED, DEAD, MISSING, UNKNOWN = STATES = (
     "unknown",  # its status cannot be read
 )
 
+COUNTERS = ("kind", "env_steps", "agent_steps", "updates")  # in every record of metrics.jsonl
+# Files of a run that its records keep a copy of, as run_config.json and so on.
+ARTIFACTS = ("config.json", "curves.csv", "prediction.npz", "prediction.mp4")
+
 Status = dict[str, Any]
+Values = dict[str, list[tuple[int, float]]]  # {metric: [(env_steps, value)]}
 
 
 class BusyError(UserError):
@@ -131,6 +139,94 @@ def locked(folder: Path) -> Iterator[None]:
                     raise BusyError(text) from None
                 time.sleep(0.02)
         yield
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """(records of a metrics.jsonl, what is wrong with its lines)"""
+    import orjson
+
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return [], []
+    try:  # all at once, which is quick; numbers that are not finite are no JSON
+        found = orjson.loads(b"[" + b",".join(lines) + b"]")
+        if len(found) == len(lines) and _are_records(found):
+            return found, []
+    except orjson.JSONDecodeError:
+        pass
+    found, problems = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not _are_records([record]):
+            problems.append(f"line {number} of metrics.jsonl cannot be read")
+            continue
+        found.append(record)
+        problems += [
+            f"{name} is {value} at {record['env_steps']} env_steps"
+            for name, value in record.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        ]
+    return found, problems
+
+
+_counters = operator.itemgetter(*COUNTERS)
+
+
+def _are_records(found: Sequence[Any]) -> bool:
+    """Whether all are objects with counters of the right types; quick for thousands."""
+    try:
+        kinds, *counts = zip(*map(_counters, found), strict=True)
+    except (KeyError, TypeError, ValueError):
+        return not found
+    return set(map(type, kinds)) == {str} and all(set(map(type, c)) == {int} for c in counts)
+
+
+def values_of(metrics: Iterable[dict[str, Any]]) -> Values:
+    """The numbers that records hold, without their counters; each metric's in order."""
+    values: Values = {}
+    for record in metrics:
+        for name, value in record.items():
+            if type(value) in (int, float) and name not in COUNTERS:
+                values.setdefault(name, []).append((record["env_steps"], value))
+    return values
+
+
+def values_by_attempt(
+    values: Values, attempts: Sequence[int], stories: Mapping[int, Mapping[str, Any]]
+) -> dict[int, Values]:
+    """Which attempt made which values.
+
+    An attempt says in `from_values` how many of each metric there were when it began; what comes
+    behind is its own, as far as no later attempt went back. One that says nothing made nothing, but
+    for the first, which began with nothing.
+    """
+    made: dict[int, Values] = {number: {} for number in attempts}
+    left = dict(values)
+    for number in sorted(attempts, reverse=True):
+        start = stories.get(number, {}).get("from_values")
+        if start is None and number != attempts[0]:
+            continue
+        for name, points in left.items():
+            count = (start or {}).get(name, 0)
+            if points[count:]:
+                made[number][name] = points[count:]
+            left[name] = points[:count]
+    return made
+
+
+def origin(story: Mapping[str, Any]) -> dict[str, Any]:
+    """What Sacred's record keeps of an attempt's story; configuration and packages have places of
+    their own there."""
+    return {key: value for key, value in story.items() if key not in ("config", "packages")}
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def attempts(folder: Path) -> list[int]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dreamer.config import config_from_dict, make_config
-from suites import observers, records
+from suites import mongo_urls, observers, records
 from suites.expand import expand, run_id
 from suites.experiment import EXIT_CODES, Spec, execute
 
@@ -86,11 +86,18 @@ def test_a_run_leaves_its_whole_story(done):
     assert story["from_env_steps"] == 0
 
 
+def test_debug_launches_updates_one_by_one(done):
+    assert done.executor == "debug"
+    assert json.loads((done.folder / "config.json").read_text())["cuda_graph"] == "off"
+
+
 def test_sacred_s_record_says_the_same(done):
     folder = Path(done.results) / "sacred" / f"{done.run_id}-1"
     run = json.loads((folder / "run.json").read_text())
     assert run["status"] == "COMPLETED" and run["result"] is not None
-    assert set(run["artifacts"]) == {"run_config.json", "run_prediction.npz"}
+    assert set(run["artifacts"]) == {f"run_{name}" for name in records.ARTIFACTS}
+    artifacts = story_of(done, 1)["artifacts"]
+    assert {name: records.sha256(folder / f"run_{name}") for name in artifacts} == artifacts
     config = json.loads((folder / "config.json").read_text())
     assert config_from_dict(config) == config_from_dict(done.config)
     truth = metrics_of(done)
@@ -170,7 +177,7 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 ):
     pytest.importorskip("pymongo")
     monkeypatch.setenv("DREAMER_MONGO_URL", "mongodb://somebody:hunter2@127.0.0.1:9/lab")
-    monkeypatch.setattr(observers, "MONGO_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(observers, "LAST_WAIT_S", 1.0)
     spec = spec_in(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
@@ -246,8 +253,9 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
 
 
 def first_of_each_method() -> dict[str, tuple[list[str], dict]]:
-    """{run_id: (suites, config)}: the first run of each method of each suite, made tiny."""
-    small = {k: v for k, v in QUICK.items() if k != "eval_every_env_steps"}
+    """{run_id: (suites, config)}: the first run of each method of each suite, made tiny, on the
+    suite's toys; real tasks give way to the toy with such actions."""
+    small = {k: v for k, v in QUICK.items() if k not in ("task", "eval_every_env_steps")}
     small |= {"preset": "tiny", "seeds": 1, "env_steps": 180, "first_updates": 2}
     small |= {"updates_per_1000_env_steps": 20}
     chosen: dict[str, tuple[list[str], dict]] = {}
@@ -256,16 +264,24 @@ def first_of_each_method() -> dict[str, tuple[list[str], dict]]:
             continue
         met = set()
         for run in expand(path, small).runs:
-            method = (run.config["behaviour"], run.config["representation"])
+            task = run.config["task"]
+            if not task.startswith("toy_"):
+                task = "toy_discrete" if task.startswith("atari:") else "toy_dot"
+            config = {**run.config, "task": task}
+            method = (task, config["behaviour"], config["representation"])
             if method not in met:
                 met.add(method)
-                chosen.setdefault(run.run_id, ([], run.config))[0].append(path.stem)
+                chosen.setdefault(run_id(config), ([], config))[0].append(path.stem)
     return chosen
 
 
 def test_every_suite_s_methods_train(tmp_path):
     chosen = first_of_each_method()
-    assert len(chosen) >= 9  # all pairs of behaviour and representation
+    methods = {(c["task"], c["behaviour"], c["representation"]) for _, c in chosen.values()}
+    assert len({method for method in methods if method[0] == "toy_dot"}) == 9  # all pairs
+    assert any("discrete" in suites for suites, c in chosen.values() if c["task"] == "toy_discrete")
+    committed = {path.stem for path in (ROOT / "suites").glob("*.yaml")} - {"paper"}
+    assert {name for suites, _ in chosen.values() for name in suites} == committed
     for name, (suites, config) in chosen.items():
         status = execute(Spec(name, config, suites, str(tmp_path)))
         assert status["status"] == "COMPLETED", (suites, status["error"])

@@ -16,6 +16,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from analysis import examples, figures, make_figures
+from analysis.load import FileSource
 from analysis.methods import STYLES
 from analysis.published import CONTROL_TASKS
 from suites.expand import expand
@@ -80,7 +81,7 @@ def made(tmp_path_factory):
     results = {}
     drawn = {}
     options = make_figures.arguments(["--results", str(folder / "results")])
-    source = make_figures.FileSource(options.results)
+    source = FileSource(options.results)
     for path in paths:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a layout that does not fit warns

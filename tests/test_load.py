@@ -14,8 +14,6 @@ from analysis.load import (
     FRAME_COLUMNS,
     METRICS,
     FileSource,
-    Points,
-    join_attempts,
     load,
     parse_metrics,
 )
@@ -125,30 +123,23 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path):
 
 
 def test_attempt_of_each_value(tmp_path):
-    folder = write(tmp_path, "a", [evaluation(10, 1), evaluation(20, 2), evaluation(30, 3)])
-    for number, start in ((2, 10), (3, 20)):
-        (folder / "attempts" / str(number)).mkdir()
-        story = {"code": f"c{number}", "from_env_steps": start}
+    folder = write(tmp_path, "a", [evaluation(10, 1), evaluation(20, 2), evaluation(20, 3)])
+
+    def attempt(number, **story):
+        (folder / "attempts" / str(number)).mkdir(exist_ok=True)
         (folder / "attempts" / str(number) / "provenance.json").write_text(json.dumps(story))
+
+    attempt(2, code="c2", from_values={"evaluate_return": 1})
+    attempt(3, code="c3", from_values={"evaluate_return": 2})
     records = load(FileSource(tmp_path))
     assert records.frame["attempt"].tolist() == [1, 2, 3]
     assert records.runs["commits"].item() == {"1": "0123456789ab", "2": "c2", "3": "c3"}
-    (folder / "attempts" / "3" / "provenance.json").write_text('{"from_env_steps": null}')
-    assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [1, 2, 2]  # 3 made nothing
-    (folder / "attempts" / "2" / "provenance.json").write_text("{}")  # does not say where it began
+    attempt(3, from_values=None)  # it ended before it did anything
+    assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [1, 2, 2]
+    attempt(3, from_values={})  # it went back to the beginning
+    assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [3, 3, 3]
+    attempt(2)  # it does not say where it began
     assert load(FileSource(tmp_path)).frame["attempt"].tolist() == [0, 0, 0]
-
-
-def test_where_attempts_overlap_the_later_wins():
-    points = Points(
-        np.array([10, 20, 30, 20, 30, 40, 10]),
-        np.zeros(7, np.int16),
-        np.array([1.0, 2, 3, 20, 30, 40, 1.5]),
-        np.array([1, 1, 1, 2, 2, 2, 1], np.int16),
-    )
-    joined = join_attempts(points)
-    assert joined.env_steps.tolist() == [10, 10, 20, 30, 40]
-    assert joined.value.tolist() == [1, 1.5, 20, 30, 40]
 
 
 def test_parse_takes_any_metric():

@@ -156,7 +156,7 @@ def test_with_a_reference_single_seeds_are_compared(results, capsys):
     ("words", "message"),
     [
         (["--suite", "none.yaml"], "none.yaml"),
-        (["--suite", "{mini}", "--results", "nowhere"], "no results of mini"),
+        (["--suite", "{mini}", "--results", "nowhere"], "no such results folder"),
         (["--suite", "{mini}", "--margin", "0"], "--margin"),
         (["--suite", "{mini}", "--reference", "none.json"], "none.json"),
         (["--suite", "{mini}", "--method", "dreamer/x"], "no runs of dreamer/x"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_suites_run import SUITE
 
-from suites import records
+from suites import provenance, records
 from suites.audit import main
 from suites.expand import Run, expand
 from suites.experiment import Spec, execute
@@ -21,10 +21,12 @@ def clean(tmp_path_factory) -> Path:
     """A folder with a suite of two runs and their results."""
     folder = tmp_path_factory.mktemp("audit")
     (folder / "suite.yaml").write_text(SUITE.replace("seeds: 3", "seeds: 2"))
-    threads = torch.get_num_threads()
-    for run in expand(folder / "suite.yaml").runs:
-        spec = Spec(run.run_id, run.config, list(run.suites), str(folder / "results"))
-        assert execute(spec)["status"] == "COMPLETED"
+    threads, code = torch.get_num_threads(), provenance.code()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "code", lambda: code)  # whoever edits it meanwhile
+        for run in expand(folder / "suite.yaml").runs:
+            spec = Spec(run.run_id, run.config, list(run.suites), str(folder / "results"))
+            assert execute(spec)["status"] == "COMPLETED"
     torch.set_num_threads(threads)
     return folder
 
@@ -89,6 +91,11 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def reordered(path: Path) -> None:
+    """The same settings, other bytes."""
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+
+
 def sacred(run: Path) -> Path:
     return run.parent.parent / "sacred" / f"{run.name}-1"
 
@@ -112,6 +119,10 @@ PLANTED = {
     "duplicated": copied_run,
     "repeated": repeated_seed,
     "checksum": damaged_checkpoint,
+    "checksum of the resolved configuration": lambda run: reordered(run / "config.json"),
+    "checksum of the final figure data": lambda run: truncate(run / "curves.csv"),
+    "checksum of the prediction video": lambda run: truncate(run / "prediction.mp4"),
+    "checksum of Sacred's copy": lambda run: truncate(sacred(run) / "run_prediction.npz"),
     "sacred": lambda run: truncate(sacred(run) / "metrics.json"),
 }
 METRICS = {
@@ -132,7 +143,9 @@ def test_a_planted_defect_is_found(copy, capsys, kind):
     _, run = first(copy)
     PLANTED[kind](run)
     found = audit(copy, capsys)
+    kind, _, what = kind.partition(" of ")
     assert kind in {f["kind"] for f in found}
+    assert not what or {f["kind"] for f in found} == {kind}
     assert all(f["run_id"] and f["text"] and f["todo"] for f in found)
 
 
@@ -179,7 +192,7 @@ def server(tmp_path):
 def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, capsys, server):
     options = ("--mongo", server.url)
     before = audit(clean, capsys, *options)
-    assert {f["kind"] for f in before} == {"mongo"} and len(before) == 4
+    assert {f["kind"] for f in before} == {"mongo"} and len(before) == 2
     assert audit(clean, capsys, *options, "--push") == []
     database = server.database
 
@@ -192,7 +205,7 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
     run, folder = first(clean)
     record = pushed[0][f"{run.run_id}-1"]
     assert record["status"] == "COMPLETED" and record["config"]["seed"] == run.config["seed"]
-    assert {a["name"] for a in record["artifacts"]} == {"run_config.json", "run_prediction.npz"}
+    assert {a["name"] for a in record["artifacts"]} == {f"run_{n}" for n in records.ARTIFACTS}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     truth = [(m["env_steps"], m["kl"]) for m in lines if m["kind"] == "update"]
     metric = pushed[1][(f"{run.run_id}-1", "kl")]
@@ -208,7 +221,7 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
 
 def test_a_server_that_is_not_there_is_one_error_line(clean, capsys, monkeypatch):
     pytest.importorskip("pymongo")
-    monkeypatch.setattr("suites.observers.MONGO_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("suites.mongo_urls.TIMEOUT_S", 0.2)
     words = [str(clean / "suite.yaml"), "--results", str(clean / "results")]
     assert main([*words, "--mongo", "mongodb://me:secret@127.0.0.1:9/lab"]) == 2
     [line] = capsys.readouterr().err.splitlines()

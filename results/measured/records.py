@@ -1,0 +1,253 @@
+"""How long recording, auditing and loading take.
+
+    python results/measured/records.py audit [RUNS]      1,000 recorded runs, audited
+    python results/measured/records.py load [RUNS]       5,000 runs of 2,000 points, cold and warm
+    python results/measured/records.py training [STEPS]  a run's time that its records take
+
+Each prints seconds of CPU (user and system) and of the wall; made-up records go to a temporary
+folder. Reads of files just written come from memory; checkpoints are small here (0.1 MB), and each
+GB of them takes about a second more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from suites import audit, provenance, records  # noqa: E402
+from suites.expand import Run, expand  # noqa: E402
+
+SUITE = """
+about: recorded runs
+preset: published
+env_steps: 2e6
+seeds: {seeds}
+grid: {{task: walker_walk}}
+"""
+LOSSES = [f"loss_{i}" for i in range(20)]  # about as many as an update logs
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    def cpu_s() -> float:
+        parts = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(part.ru_utime + part.ru_stime for part in parts)
+
+    wall, cpu = time.perf_counter(), cpu_s()
+    yield
+    wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{what}: {cpu:.1f} s of CPU, {wall:.1f} s, at most {memory:.1f} GB", flush=True)
+
+
+@functools.cache
+def lines(env_steps: int, every: int) -> list[dict]:
+    """metrics.jsonl of a whole run: an episode each 1,000 env_steps, a record each 100 updates, an
+    evaluation each `every` env_steps."""
+    found, updates = [], 0
+    for step in range(1000, env_steps + 1, 1000):
+        counts = {"env_steps": step, "agent_steps": step // 2, "updates": updates}
+        value = step**0.4
+        found.append({"kind": "episode", **counts, "episode_return": value, "random": False})
+        updates += 100
+        counts["updates"] = updates
+        found.append({"kind": "update", **counts, **dict.fromkeys(LOSSES, value / 3)})
+        if step % every == 0:
+            found.append({"kind": "evaluate", **counts, "evaluate_return": value})
+    return found
+
+
+@functools.cache
+def text_of(env_steps: int, every: int) -> str:
+    return "".join(json.dumps(record) + "\n" for record in lines(env_steps, every)[1:])
+
+
+def write_metrics(folder: Path, config: dict) -> None:
+    """Runs differ in their first episode."""
+    size = config["env_steps"], config["eval_every_env_steps"]
+    first = {**lines(*size)[0], "episode_return": float(config["seed"])}
+    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n" + text_of(*size))
+
+
+def write_run(results: Path, run: Run) -> None:
+    """A run as `suites.experiment` leaves it."""
+    folder = records.run_folder(results, run.run_id)
+    sacred = results / "sacred" / f"{run.run_id}-1"
+    for path in (folder / "attempts/1", folder / "checkpoints", sacred):
+        path.mkdir(parents=True)
+    write_metrics(folder, run.config)
+    records.write_json(folder / "config.json", run.config)
+    (folder / "curves.csv").write_text("metric,env_steps,value\n")
+    (folder / "prediction.npz").write_bytes(os.urandom(300_000))
+    checkpoint = folder / "checkpoints" / "checkpoint-1-1.pt"
+    checkpoint.write_bytes(os.urandom(100_000))
+    checkpoint.with_suffix(".pt.sha256").write_text(records.sha256(checkpoint))
+    kept = [folder / name for name in records.ARTIFACTS if (folder / name).exists()]
+    story = {
+        "code": "0123456789ab", "renderer": "egl", "packages": provenance.packages(),
+        "from_values": {}, "artifacts": {file.name: records.sha256(file) for file in kept},
+        "config": run.config,
+    }  # fmt: skip
+    records.write_json(folder / "attempts/1/provenance.json", story)
+    status = {"run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"]}
+    records.write_json(folder / "status.json", status)
+    for file in kept:
+        os.link(file, sacred / f"run_{file.name}")
+    records.write_json(sacred / "run.json", {"status": "COMPLETED"})
+    other = next((results / "sacred").glob("*/metrics.json"), None)
+    if other is not None:
+        os.link(other, sacred / "metrics.json")
+        return
+    values = records.values_of(records.read_metrics(folder / "metrics.jsonl")[0])
+    metrics = {
+        name: {
+            "steps": [step for step, _ in points],
+            "values": [value for _, value in points],
+            "timestamps": ["2026-01-01T00:00:00.000000"] * len(points),
+        }
+        for name, points in values.items()
+    }
+    records.write_json(sacred / "metrics.json", metrics, indent=None)
+
+
+def measure_audit(folder: Path, runs: int) -> None:
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.format(seeds=runs))
+    for run in expand(path).runs:
+        write_run(folder / "results", run)
+    with timed(f"audit of {runs} runs"):
+        assert audit.main([str(path), "--results", str(folder / "results")]) == 0
+
+
+def measure_load(folder: Path, runs: int) -> None:
+    """Evaluations and episodes of 1,000 env_steps each: 2,000 points a run."""
+    from analysis.load import FileSource, load
+
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")
+    results = folder / "results"
+    for run in expand(path).runs:
+        run_folder = records.run_folder(results, run.run_id)
+        run_folder.mkdir(parents=True)
+        records.write_json(run_folder / "config.json", run.config)
+        write_metrics(run_folder, run.config)
+    for words in ("cold", "warm"):
+        with timed(f"{words} load of {runs} runs"):
+            frame = load(FileSource(results), cache=folder / "cache").frame
+        assert len(frame) == 2000 * runs
+
+
+SERVERS = ("none", "up", "refuses", "hangs")
+
+
+def measure_training(folder: Path, env_steps: int) -> None:
+    """A toy's run beside each kind of server; its updates are quick, so the share of records is
+    larger than in real runs."""
+    for kind in SERVERS:
+        words = [sys.executable, __file__, "attempt", str(env_steps)]
+        with _server(folder, kind) as url:
+            environment = {**os.environ, "DREAMER_MONGO_URL": url, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE)
+        print(f"server {kind}: {done.stdout.decode().splitlines()[-1]}", flush=True)
+
+
+@contextlib.contextmanager
+def _server(folder: Path, kind: str) -> Iterator[str]:
+    """A URL at which nobody listens, somebody who never answers, or nx-27017."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        url = f"mongodb://127.0.0.1:{port}/lab"
+        if kind == "hangs":
+            listener.listen(100)
+        if kind != "up":
+            yield "" if kind == "none" else url
+            return
+    words = [str(Path(sys.executable).with_name("nx-27017")), "--host", "127.0.0.1"]
+    words += ["--port", str(port), "--db", str(folder / "records.db")]
+    words += ["--pid-file", str(folder / "pid"), "--log-file", str(folder / "log")]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(20)
+        yield url
+    finally:
+        process.kill()
+
+
+def measure_attempt(folder: Path, env_steps: int) -> None:
+    """One attempt in this process, and where its CPU time went: all, by the thread that tells the
+    observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
+    from sacred.run import Run as SacredRun
+
+    from suites.experiment import Spec, execute
+
+    spent = {"log": 0.0, "told": 0.0}
+
+    def counted(owner: type, method: str, name: str) -> None:
+        inner = getattr(owner, method)
+
+        def outer(*arguments: object, **named: object) -> object:
+            start = time.thread_time()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                spent[name] += time.thread_time() - start
+
+        setattr(owner, method, outer)
+
+    counted(SacredRun, "log_scalar", "log")
+    counted(SacredRun, "_emit_heartbeat", "told")
+    path = folder / "suite.yaml"
+    settings = f"preset: tiny\nenv_steps: {env_steps}\nseeds: 1\nlog_every_updates: 10\n"
+    path.write_text(f"about: a toy\n{settings}grid: {{task: toy_dot}}\n")
+    [run] = expand(path).runs
+    start = time.process_time()
+    execute(Spec(run.run_id, run.config, ["suite"], str(folder / "results")))
+    total = time.process_time() - start
+    threads = {thread.native_id for thread in threading.enumerate() if thread.daemon}
+    delivered = sum(map(_cpu_s, threads))
+    share = 100 * (sum(spent.values()) + delivered) / total
+    parts = f"{spent['log']:.2f} s log, {spent['told']:.2f} s tell, {delivered:.2f} s deliver"
+    print(f"{total:.1f} s of CPU: {parts}; together {share:.2f} %", flush=True)
+    shutil.rmtree(folder)
+    os._exit(0)  # threads that wait for a server are left alone
+
+
+def _cpu_s(thread: int | None) -> float:
+    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+MEASURES = {
+    "audit": (measure_audit, 1000),
+    "load": (measure_load, 5000),
+    "training": (measure_training, 20_000),
+    "attempt": (measure_attempt, 20_000),
+}
+
+
+def main() -> None:
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in MEASURES:
+        sys.exit(__doc__)
+    measure, size = MEASURES[sys.argv[1]]
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), int(sys.argv[2]) if len(sys.argv) == 3 else size)
+
+
+if __name__ == "__main__":
+    main()
