@@ -47,6 +47,7 @@ VARIANTS = [
     {"behaviour": "no_value", "representation": "contrastive"},
     {"behaviour": "planet", "planner_elites": 3, "representation": "reward"},
     {"discount_head": True},
+    {"precision": "bf16"},
 ]
 
 
