@@ -123,16 +123,57 @@ def _attempt(spec: Spec, config: Config, attempt: int, code: provenance.Code, bo
 def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, board: _Board,
            should_stop: Callable[[], bool]) -> Any:  # fmt: skip
     """Trains inside a Sacred run; returns train's summary, raises what it raises."""
-    import sacred
     import torch
     from sacred.utils import SacredInterrupt
 
     from dreamer.envs import renderer_name
     from dreamer.train import Progress, train
-    from suites import mongo_urls, observers
 
-    class Stopped(SacredInterrupt):
-        STATUS = "INTERRUPTED"
+    story = _Story(spec, attempt, code)
+    on_gpu = torch.cuda.is_available() and config.device != "cpu"
+    board.status["device"] = "gpu" if on_gpu else "cpu"
+    experiment = _sacred_experiment(spec, code)
+    summaries = []
+
+    @experiment.main
+    def main(_run: Any) -> float | None:
+        story.also_to(_run.info)
+
+        def log(record: dict[str, Any]) -> None:
+            story.begin(logged=1)
+            for name, [(env_steps, value)] in records.values_of([record]).items():
+                _run.log_scalar(name, value, env_steps)
+
+        def progress(now: Progress) -> None:
+            story.begin(logged=0)
+            board.progress(now)
+
+        summary = train(config, spec.folder, log, should_stop, progress)
+        # Only now are the machine (threads, GPU) and the renderer known for certain.
+        story.tell(machine=provenance.machine(), renderer=renderer_name() or "none")
+        summaries.append(summary)
+        if summary.status != "COMPLETED":
+            raise SacredInterrupt
+        _write_results(spec.folder)
+        kept = [spec.folder / name for name in records.ARTIFACTS if (spec.folder / name).exists()]
+        story.tell(artifacts={file.name: records.sha256(file) for file in kept})
+        _run.info["checkpoints"] = _checkpoints(spec.folder)
+        for file in kept:
+            # config.json is the name of one of Sacred's own files.
+            _run.add_artifact(file, name=f"run_{file.name}")
+        return summary.evaluate_return
+
+    options = {"--id": f"{spec.run_id}-{attempt}", "--beat-interval": SACRED_BEAT_S}
+    with contextlib.suppress(SacredInterrupt):  # status INTERRUPTED
+        experiment.run(options=options)
+    return summaries[0]
+
+
+def _sacred_experiment(spec: Spec, code: provenance.Code) -> Any:
+    """A Sacred experiment that tells files and MongoDB, its packages and commit being ours."""
+    import sacred
+
+    from suites import mongo_urls, observers
 
     sacred.SETTINGS.CAPTURE_MODE = "no"  # the attempt's log.txt has it; capturing can hang
     sacred.SETTINGS.DISCOVER_SOURCES = "none"  # the code is known by its commit and diff
@@ -156,82 +197,54 @@ def _train(spec: Spec, config: Config, attempt: int, code: provenance.Code, boar
     for url in mongo_urls.all_urls(spec.observers):
         experiment.observers.append(observers.mongo_sink(url))
     experiment.add_config(dict(spec.config))
-    story = _story(spec, attempt, code)
-    path = spec.folder / "attempts" / str(attempt) / "provenance.json"
-    records.write_json(path, story)  # though training may fail before it begins
-    board.status["device"] = (
-        "gpu" if torch.cuda.is_available() and config.device != "cpu" else "cpu"
-    )
-    summaries = []
-
-    @experiment.main
-    def main(_run: Any) -> float | None:
-        def tell(**news: Any) -> None:
-            """The attempt's story, so far, on disk and in Sacred's record."""
-            story.update(news)
-            records.write_json(path, story)
-            _run.info["provenance"] = records.origin(story)
-
-        def begin(logged: int) -> None:
-            """At the first sign of life: what the run's record held before (`logged` are ours)."""
-            if story["from_values"] is None:
-                before, _ = records.read_metrics(spec.folder / "metrics.jsonl")
-                before = before[: len(before) - logged]
-                env_steps = before[-1]["env_steps"] if before else 0
-                counts = {name: len(points) for name, points in records.values_of(before).items()}
-                tell(from_env_steps=env_steps, from_values=counts)
-
-        def log(record: dict[str, Any]) -> None:
-            begin(logged=1)
-            for name, [(env_steps, value)] in records.values_of([record]).items():
-                _run.log_scalar(name, value, env_steps)
-
-        def progress(now: Progress) -> None:
-            begin(logged=0)
-            board.progress(now)
-
-        tell()
-        summary = train(config, spec.folder, log, should_stop, progress)
-        # Only now are the machine (threads, GPU) and the renderer known for certain.
-        tell(machine=provenance.machine(), renderer=renderer_name() or "none")
-        summaries.append(summary)
-        if summary.status != "COMPLETED":
-            raise Stopped
-        _write_results(spec.folder)
-        kept = [spec.folder / name for name in records.ARTIFACTS if (spec.folder / name).exists()]
-        tell(artifacts={file.name: records.sha256(file) for file in kept})
-        _run.info["checkpoints"] = _checkpoints(spec.folder)
-        for file in kept:
-            # config.json is the name of one of Sacred's own files.
-            _run.add_artifact(file, name=f"run_{file.name}")
-        return summary.evaluate_return
-
-    options = {"--id": f"{spec.run_id}-{attempt}", "--beat-interval": SACRED_BEAT_S}
-    with contextlib.suppress(Stopped):
-        experiment.run(options=options)
-    return summaries[0]
+    return experiment
 
 
-def _story(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, Any]:
-    """Where this attempt's numbers come from."""
-    return {
-        "run_id": spec.run_id,
-        "attempt": attempt,
-        "suites": spec.suites,
-        "from_env_steps": None,  # where it continued, and how many values of each metric the
-        "from_values": None,  # record held then; null as long as nothing was done
-        "started": records.now(),
-        "executor": spec.executor,
-        "command": [provenance.without_credentials(word) for word in spec.command or sys.argv],
-        "code": code.version,
-        "git": {**code._asdict(), "dirty": code.dirty},
-        "preset": spec.config["preset"],
-        "overrides": overrides_of(spec.config),
-        "config": spec.config,
-        "packages": provenance.packages(),
-        "machine": provenance.machine(),
-        "renderer": None,  # not chosen yet
-    }
+class _Story:
+    """Where an attempt's numbers come from: its provenance.json, and in Sacred's record."""
+
+    def __init__(self, spec: Spec, attempt: int, code: provenance.Code):
+        self._path = spec.folder / "attempts" / str(attempt) / "provenance.json"
+        self._metrics = spec.folder / "metrics.jsonl"
+        self._sacred: dict[str, Any] = {}
+        self.values: dict[str, Any] = {
+            "run_id": spec.run_id,
+            "attempt": attempt,
+            "suites": spec.suites,
+            "from_env_steps": None,  # where it continued, and how many values of each metric the
+            "from_values": None,  # record held then; null as long as nothing was done
+            "started": records.now(),
+            "executor": spec.executor,
+            "command": [provenance.without_credentials(w) for w in spec.command or sys.argv],
+            "code": code.version,
+            "git": {**code._asdict(), "dirty": code.dirty},
+            "preset": spec.config["preset"],
+            "overrides": overrides_of(spec.config),
+            "config": spec.config,
+            "packages": provenance.packages(),
+            "machine": provenance.machine(),
+            "renderer": None,  # not chosen yet
+        }
+        self.tell()  # though training may fail before it begins
+
+    def tell(self, **news: Any) -> None:
+        self.values.update(news)
+        records.write_json(self._path, self.values)
+        self._sacred["provenance"] = records.origin(self.values)
+
+    def also_to(self, info: dict[str, Any]) -> None:
+        """From now on in this, the `info` of Sacred's record, as well."""
+        self._sacred = info
+        self.tell()
+
+    def begin(self, logged: int) -> None:
+        """At the first sign of life: what the run's record held before (`logged` are ours)."""
+        if self.values["from_values"] is None:
+            before, _ = records.read_metrics(self._metrics)
+            before = before[: len(before) - logged]
+            env_steps = before[-1]["env_steps"] if before else 0
+            counts = {name: len(points) for name, points in records.values_of(before).items()}
+            self.tell(from_env_steps=env_steps, from_values=counts)
 
 
 def _write_results(folder: Path) -> None:
