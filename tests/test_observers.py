@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import datetime
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +27,25 @@ from suites.experiment import execute  # noqa: E402
 
 
 class Server:
-    """nx-27017 on loopback, its data on disk: it can be stopped and started again."""
+    """nx-27017 on loopback, its data on disk: it can be stopped and started again. Where
+    DREAMER_TEST_MONGO_URL names a MongoDB, it is that, with a database for each test."""
 
     def __init__(self, folder: Path):
+        self.folder, self.name = folder, f"dreamer_test_{uuid.uuid4().hex[:12]}"
+        self.given = os.environ.get("DREAMER_TEST_MONGO_URL")
+        if self.given:
+            parts = urllib.parse.urlsplit(self.given)
+            self.url = urllib.parse.urlunsplit(parts._replace(path=f"/{self.name}"))
+            return
         pytest.importorskip("nx_27017")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.folder = folder
-        self.url = f"mongodb://127.0.0.1:{self.port}/lab"
+        self.url = f"mongodb://127.0.0.1:{self.port}/{self.name}"
 
     def start(self) -> None:
+        if self.given:
+            return
         words = [str(Path(sys.executable).with_name("nx-27017")), "--host", "127.0.0.1"]
         words += ["--port", str(self.port), "--db", str(self.folder / "records.db")]
         words += ["--pid-file", str(self.folder / "pid"), "--log-file", str(self.folder / "log")]
@@ -50,16 +61,20 @@ class Server:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
+        if self.given:
+            self.database.client.drop_database(self.name)
+            return
         self.process.kill()
         self.process.wait()
 
     @property
     def database(self):
-        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)["lab"]
+        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)[self.name]
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(observers, "LAST_WAIT_S", 300.0)  # a busy machine may need it
     running = Server(tmp_path)
     running.start()
     yield running
@@ -88,6 +103,8 @@ def test_a_server_named_by_the_suite_has_the_whole_record(server, tmp_path):
 
 
 def test_a_server_that_comes_back_gets_what_it_missed(server, tmp_path, monkeypatch):
+    if server.given:
+        pytest.skip("a server that is lent is not killed")
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(observers, "RETRY_AFTER_S", 0.1)
     spec = spec_in(tmp_path / "results")
