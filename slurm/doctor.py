@@ -118,7 +118,9 @@ class Row(NamedTuple):
 
 
 class FailedCheckError(Exception):
-    """A check's process failed; the text is its last line."""
+    """A check's process failed, or did not end in time; the text is its last line."""
+
+    hangs = False
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,7 +229,7 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
             found = ask(RENDER, "quick" if quick else "all", str(path),
                         within_s=RENDER_WITHIN_S, MUJOCO_GL=name, DREAMER_RENDERER="")  # fmt: skip
         except FailedCheckError as error:
-            yield Row(name, WARN, str(error), INSTALL[name])
+            yield Row(name, WARN, str(error), HANGS if error.hangs else INSTALL[name])
             continue
         drawn[name] = path
         yield _rendered(name, found, cuda)
@@ -241,6 +243,7 @@ INSTALL = {
     "egl": "install libegl1 (and the GPU's driver); runs fall back to OSMesa, which is slower",
     "osmesa": "install libosmesa6; needed only where EGL does not work",
 }
+HANGS = "a driver that hangs, or a node that is busy: try again; runs use the other renderer"
 
 
 def _rendered(name: str, found: Mapping[str, Any], cuda: Sequence[str]) -> Row:
@@ -317,7 +320,9 @@ def ask(script: str, *arguments: str, within_s: float, **environment: str) -> An
         done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, cwd=ROOT,
                               env={k: v for k, v in mine.items() if v != ""})  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise FailedCheckError(f"no answer within {within_s:.0f} s") from None
+        hanging = FailedCheckError(f"no answer within {within_s:.0f} s")
+        hanging.hangs = True
+        raise hanging from None
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise FailedCheckError(last.removeprefix("dreamer.config.UserError: ")[:200])

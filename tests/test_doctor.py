@@ -31,6 +31,18 @@ def test_an_egl_device_that_is_not_cuda_s_is_named():
     assert doctor._rendered("egl", found, ["NVIDIA H200"]).verdict == doctor.OK
 
 
+def test_a_renderer_that_hangs_is_told_from_one_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "RENDER_WITHIN_S", 1.0)
+    monkeypatch.setattr(doctor, "RENDER", "import time; time.sleep(60)")
+    rows = list(doctor.check_renderers(tmp_path, quick=True, cuda=[]))
+    assert [row.verdict for row in rows] == [doctor.WARN, doctor.WARN, doctor.FAIL]
+    assert rows[0].found == "no answer within 1 s" and rows[0].todo == doctor.HANGS
+    monkeypatch.setattr(doctor, "RENDER_WITHIN_S", 60.0)
+    monkeypatch.setattr(doctor, "RENDER", "raise ImportError('no libOSMesa')")
+    rows = list(doctor.check_renderers(tmp_path, quick=True, cuda=[]))
+    assert "no libOSMesa" in rows[1].found and "libosmesa6" in rows[1].todo
+
+
 def test_the_node_is_asked_for_as_the_profile_says():
     given = {"partition": "gpu", "gpus_per_node": 1, "time": 600, "sbatch": ["--exclusive"]}
     words = doctor.srun(make_profile("p", given, "p"))
