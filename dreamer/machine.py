@@ -42,13 +42,11 @@ def mixed_precision(config: Config, device: torch.device) -> torch.autocast:
 
 
 def keep_pages() -> None:
-    """Tells glibc's allocator to keep freed memory instead of giving it back to the kernel, and
-    torch's to ask for large pages.
+    """Tells glibc's allocator to keep freed memory instead of giving it back to the kernel.
 
     An update allocates and frees the same large activations again and again; mapping their pages
     anew each time takes a third of the update on a CPU. Does nothing without glibc.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first allocation
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:
