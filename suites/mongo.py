@@ -95,10 +95,17 @@ class Server:
             return
         held = {one["name"]: one["file_id"] for one in document.get("artifacts") or ()}
         for name, checksum in (r.stories.get(number, {}).get("artifacts") or {}).items():
-            file_id = held.get(f"run_{name}")
-            there = self.files.exists(file_id) if file_id is not None else False
-            if not there or hashlib.sha256(self.files.get(file_id).read()).hexdigest() != checksum:
+            if self._checksum(held.get(f"run_{name}")) != checksum:
                 yield name
+
+    def _checksum(self, file_id: Any) -> str | None:
+        """SHA-256 of a file in GridFS; None if it, or a part of it, is not there."""
+        from gridfs.errors import CorruptGridFile, NoFile
+
+        try:
+            return hashlib.sha256(self.files.get(file_id).read()).hexdigest()
+        except (NoFile, CorruptGridFile):
+            return None
 
     # --- Filling in -------------------------------------------------------------------------------
 
@@ -153,6 +160,7 @@ class Server:
             path = r.folder / name
             if path.exists() and records.sha256(path) == r.stories[number]["artifacts"][name]:
                 data, where = path.read_bytes(), f"artifact://runs/{run_id}/run_{name}"
+                delete_files(self.files, where)
                 file_id = self.files.put(data, filename=where)
                 held[f"run_{name}"] = {"name": f"run_{name}", "file_id": file_id}
                 change["artifacts"] = list(held.values())
@@ -164,6 +172,12 @@ class Server:
         if change:
             self.runs.update_one({"_id": run_id}, {"$set": change})
         return len(change)
+
+
+def delete_files(files: Any, filename: str) -> None:
+    """All of a GridFS with this name: damaged ones, and ones whose storing was not confirmed."""
+    for file in list(files.find({"filename": filename})):
+        files.delete(file._id)
 
 
 def _origin(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def connect(url: str) -> tuple[Any, str]:
     try:
         client: Any = MongoClient(
             url,
+            connect=False,  # names of mongodb+srv are not looked up here: nothing waits, or fails
             serverSelectionTimeoutMS=timeout_ms,
             connectTimeoutMS=timeout_ms,
             socketTimeoutMS=timeout_ms,

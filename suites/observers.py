@@ -16,7 +16,7 @@ from typing import Any
 from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 
-from suites import mongo_urls
+from suites import mongo, mongo_urls
 from suites.provenance import without_credentials
 from suites.records import write_json
 
@@ -207,6 +207,7 @@ class Mongo(MongoObserver):
     def artifact_event(self, name: str, filename: str, **arguments: Any) -> None:
         before = self.run_entry["artifacts"]
         self.run_entry["artifacts"] = [entry for entry in before if entry["name"] != name]
+        mongo.delete_files(self.fs, f"artifact://runs/{self.run_entry['_id']}/{name}")
         super().artifact_event(name, filename, **arguments)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:

@@ -93,6 +93,32 @@ def test_frames_from_both_sources_are_the_same(recorded, capsys):
     assert len(frame) > 20 and list(runs["status"]) == ["COMPLETED"] * 2
 
 
+@pytest.mark.parametrize("kept", [None, 0, 10])
+def test_a_damaged_artifact_is_named_and_pushed_anew(recorded, capsys, kept):
+    """All bytes of its part are other ones (None); or this many are left of them, and the part is
+    lost if none is."""
+    server, path, results, first = recorded
+    words = [str(path), "--results", str(results), "--mongo", server.url, "--format", "json"]
+    files, chunks = server.database["fs.files"], server.database["fs.chunks"]
+
+    def differences(*options: str) -> list[dict]:
+        audit.main([*words, *options])
+        return [f for f in json.loads(capsys.readouterr().out) if f["kind"] == "mongo"]
+
+    assert differences("--push") == []
+    names = sorted(file["filename"] for file in files.find({}))
+    [file] = files.find({"filename": f"artifact://runs/{first}-3/run_curves.csv"})
+    [chunk] = chunks.find({"files_id": file["_id"]})
+    chunks.delete_many({"files_id": file["_id"]})
+    data = bytes(len(chunk["data"])) if kept is None else chunk["data"][:kept]
+    if data:
+        chunks.insert_one({"files_id": file["_id"], "n": 0, "data": data})
+    [one] = differences()
+    assert (one["run_id"], one["attempt"]) == (first, 3) and "curves.csv" in one["text"]
+    assert differences("--push") == []
+    assert sorted(file["filename"] for file in files.find({})) == names
+
+
 def test_each_point_belongs_to_the_attempt_that_made_it(recorded):
     """An attempt that is stopped amid an evaluation leaves its episodes; the next evaluates at the
     same env_steps."""

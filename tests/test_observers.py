@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -21,9 +23,13 @@ import torch
 
 pymongo = pytest.importorskip("pymongo")
 from test_experiment import metrics_of, spec_in  # noqa: E402
+from test_suites_run import SUITE  # noqa: E402
 
-from suites import mongo_urls, observers, records  # noqa: E402
-from suites.experiment import execute  # noqa: E402
+from suites import audit, experiment, mongo_urls, observers, records  # noqa: E402
+from suites.expand import expand  # noqa: E402
+from suites.experiment import Spec, execute  # noqa: E402
+
+AMID = 2 * 30 + 4 + 20  # questions whether to stop: seed episodes, first updates, an evaluation
 
 
 class Server:
@@ -60,6 +66,15 @@ class Server:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
+    def fill_up(self) -> None:
+        """From now on its process can write nothing to files: a disk without room for a byte."""
+        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, most))
+
+    def make_room(self) -> None:
+        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most, most))
+
     def kill(self) -> None:
         if self.given:
             self.database.client.drop_database(self.name)
@@ -79,6 +94,55 @@ def server(tmp_path, monkeypatch):
     running.start()
     yield running
     running.kill()
+
+
+class Proxy:
+    """Stands between clients and a server and forwards what each says, or, on connections that are
+    used then, for ever nothing ("hangs") or a byte a second ("trickles")."""
+
+    def __init__(self, server: Server):
+        parts = urllib.parse.urlsplit(server.url)
+        self._server, self.mode = (parts.hostname, parts.port or 27017), "forwards"
+        self._listener, self._closed = socket.create_server(("127.0.0.1", 0)), threading.Event()
+        credentials, at, _ = parts.netloc.rpartition("@")
+        port, direct = self._listener.getsockname()[1], "directConnection=true"
+        netloc = f"{credentials}{at}127.0.0.1:{port}"
+        query = f"{parts.query}&{direct}" if parts.query else direct
+        self.url = urllib.parse.urlunsplit(parts._replace(netloc=netloc, query=query))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+    def _forward(self, source: socket.socket, to: socket.socket) -> None:
+        with source, to, contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.mode == "forwards":
+                    to.sendall(data)
+                elif self.mode == "hangs":
+                    self._closed.wait()
+                    return
+                else:
+                    for byte in data:
+                        if self._closed.wait(1.0):
+                            return
+                        to.sendall(bytes([byte]))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy(server):
+    between = Proxy(server)
+    yield between
+    between.close()
 
 
 def check(server: Server, spec, attempt: int = 1, status: str = "COMPLETED") -> None:
@@ -102,25 +166,117 @@ def test_a_server_named_by_the_suite_has_the_whole_record(server, tmp_path):
     check(server, spec)
 
 
-def test_a_server_that_comes_back_gets_what_it_missed(server, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("goes", "returns"), [("kill", "start"), ("fill_up", "make_room")])
+def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp_path, monkeypatch):
     if server.given:
-        pytest.skip("a server that is lent is not killed")
+        pytest.skip("a server that is lent is not killed, nor its disk filled")
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(observers, "RETRY_AFTER_S", 0.1)
     spec = spec_in(tmp_path / "results")
     spec.observers.append(server.url)
-    server.kill()
+    getattr(server, goes)()
     calls = iter(range(10**9))
 
     def back_after_a_while() -> bool:
         if next(calls) == 50:
             time.sleep(2)  # several attempts to deliver
-            server.start()
+            getattr(server, returns)()
         return False
 
     with pytest.warns(UserWarning, match="misses records, training goes on"):
         assert execute(spec, should_stop=back_after_a_while)["status"] == "COMPLETED"
     check(server, spec)
+
+
+def one_run(folder: Path, url: str) -> tuple[Path, Spec]:
+    """A suite of one run, which tells a server."""
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.replace("seeds: 3", "seeds: 1"))
+    [run] = expand(path).runs
+    return path, Spec(
+        run.run_id, run.config, list(run.suites), str(folder / "results"), observers=[url]
+    )
+
+
+def amid(server: Server, act):
+    """Acts once, amid training, as soon as the server knows of some updates; never asks to stop."""
+    calls = iter(range(10**9))
+
+    def should_stop() -> bool:
+        if next(calls) == AMID:
+            deadline = time.monotonic() + 300
+            while not server.database["metrics"].find_one({"name": "kl"}):
+                assert time.monotonic() < deadline, "nothing arrives"
+                time.sleep(0.1)
+            act()
+        return False
+
+    return should_stop
+
+
+def check_push(server: Server, path: Path, spec: Spec, url: str, capsys) -> None:
+    """The files are whole, the server is not; pushing makes it so, and twice adds nothing."""
+    words = [str(path), "--results", spec.results, "--mongo", url, "--format", "json"]
+    assert audit.main(words) == 1
+    assert {f["kind"] for f in json.loads(capsys.readouterr().out)} == {"mongo"}
+    contents = []
+    for _ in range(2):
+        assert audit.main([*words, "--push"]) == 0
+        names = ("runs", "metrics", "fs.files")
+        contents.append([list(server.database[name].find({}).sort("_id")) for name in names])
+    assert contents[0] == contents[1]
+    assert capsys.readouterr().err.endswith(": 0 things filled in\n")
+    check(server, spec)
+    _, metrics, files = contents[0]
+    series = [(metric["run_id"], metric["name"]) for metric in metrics]
+    stored = [f["filename"] for f in files if f["filename"].startswith("artifact://")]
+    assert len(series) == len(set(series))
+    assert len(stored) == len(set(stored)) == len(records.ARTIFACTS)
+
+
+@pytest.mark.parametrize("mode", ["hangs", "trickles"])
+def test_a_server_that_stops_answering_holds_nothing(
+    mode, server, proxy, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 3600.0)  # no call gives up: nothing waits for it
+    monkeypatch.setattr(observers, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(observers, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
+    path, spec = one_run(tmp_path, proxy.url)
+    stops = amid(server, lambda: setattr(proxy, "mode", mode))
+    run = threading.Thread(target=execute, args=(spec, stops), daemon=True)
+    run.start()
+    with pytest.warns(UserWarning, match=r"lacks the last \d+ events .* --push"):
+        run.join(300)  # for ever, if it waited
+    assert not run.is_alive()
+    assert records.read_status(spec.folder)["status"] == "COMPLETED"
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
+    assert audit.main([str(path), "--results", spec.results, "--mongo", proxy.url, "--push"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: mongodb://127.0.0.1:") and "not reached" in line
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 300.0)
+    proxy.mode = "forwards"
+    check_push(server, path, spec, proxy.url, capsys)
+
+
+def test_a_server_whose_disk_is_full_stops_nothing(server, tmp_path, monkeypatch, capsys):
+    if server.given:
+        pytest.skip("the disk of a server that is lent is not filled")
+    monkeypatch.setattr(observers, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
+    monkeypatch.setattr(observers, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    path, spec = one_run(tmp_path, server.url)
+    with (
+        pytest.warns(UserWarning, match="misses records, training goes on"),
+        pytest.warns(UserWarning, match=r"lacks the last \d+ events .* --push"),
+    ):
+        assert execute(spec, should_stop=amid(server, server.fill_up))["status"] == "COMPLETED"
+    assert audit.main([str(path), "--results", spec.results, "--mongo", server.url, "--push"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {server.url}: not reached, or it refused")
+    server.kill()
+    server.start()
+    check_push(server, path, spec, server.url, capsys)
 
 
 def events(name: str) -> list[tuple[str, dict]]:
@@ -185,6 +341,9 @@ def test_what_is_told_twice_is_recorded_once(server):
         inner.artifact_event("file", __file__)
     [run] = server.database["runs"].find({"_id": "run-1"})
     assert [one["name"] for one in run["artifacts"]] == ["file"]
+    [file] = server.database["fs.files"].find({})
+    assert file["_id"] == run["artifacts"][0]["file_id"]
+    assert inner.fs.get(file["_id"]).read() == Path(__file__).read_bytes()
 
 
 def test_a_truncated_metrics_file_is_whole_again_at_the_next_event(tmp_path):
@@ -220,8 +379,21 @@ def test_the_variable_may_give_credentials_for_a_server_that_the_suite_names(mon
     assert mongo_urls.name(given) == named[0]
 
 
+def test_a_name_that_cannot_be_resolved_is_the_sink_s_affair():
+    """mongodb+srv asks the network for the servers' names, which may be away as well."""
+    sink = observers.mongo_sink("mongodb+srv://nowhere.invalid/lab")
+    event, arguments = events("run-1")[0]
+    with pytest.raises(pymongo.errors.PyMongoError, match=r"nowhere\.invalid"):
+        getattr(sink.inner, event)(**arguments)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.setenv("DREAMER_MONGO_URL", "")  # audit sets it; the test's end restores it
