@@ -172,14 +172,15 @@ def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp
         pytest.skip("a server that is lent is not killed, nor its disk filled")
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(observers, "RETRY_AFTER_S", 0.1)
+    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
     spec = spec_in(tmp_path / "results")
     spec.observers.append(server.url)
     getattr(server, goes)()
     calls = iter(range(10**9))
 
     def back_after_a_while() -> bool:
-        if next(calls) == 50:
-            time.sleep(2)  # several attempts to deliver
+        if next(calls) == AMID:
+            time.sleep(2)  # several attempts to deliver what was measured so far
             getattr(server, returns)()
         return False
 
