@@ -10,11 +10,13 @@ first fills MongoDB with exactly what it lacks, from the runs' own files; twice 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from suites import mongo
 
 RERUN = "run the suite again"
+MANY = 100  # runs: from so many on, further processes pay
 
 
 class Finding(NamedTuple):
@@ -79,9 +82,8 @@ def audit(options: argparse.Namespace) -> int:
     suites, runs = command.chosen(options)
     servers = [_server(url) for url in _urls(options, suites)]
     recorded, findings, pushed = [], [], 0
-    for run in runs:
-        r = read(options.results, run)
-        findings += check_run(options.results, r)
+    for r, found in look_at(options.results, runs, with_metrics=bool(servers)):
+        findings += found
         for server in servers:
             with mongo_urls.failures_told(server.url):
                 pushed += server.push(r) if options.push else 0
@@ -102,6 +104,25 @@ def audit(options: argparse.Namespace) -> int:
     else:
         print(text(findings, len(runs)))
     return 1 if findings else 0
+
+
+def look_at(
+    results: Path, runs: Sequence[Run], with_metrics: bool
+) -> Iterator[tuple[Recorded, list[Finding]]]:
+    """Each run as it is recorded, and what is wrong with it. Many runs are divided among the cores,
+    and come without their metrics, unless those are asked for."""
+    one = functools.partial(_look_at_one, results, with_metrics)
+    if with_metrics or len(runs) < MANY:
+        yield from map(one, runs)
+    else:
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            yield from pool.map(one, runs, chunksize=8)
+
+
+def _look_at_one(results: Path, with_metrics: bool, run: Run) -> tuple[Recorded, list[Finding]]:
+    r = read(results, run)
+    findings = list(check_run(results, r))
+    return (r if with_metrics else r._replace(metrics=[])), findings
 
 
 def _server(url: str) -> mongo.Server:
