@@ -10,37 +10,28 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
+from test_train import minute
 
 from dreamer import evaluate
 from dreamer.checkpoint import checkpoint_paths
-from dreamer.config import make_config
 from dreamer.envs import make_environment
 from dreamer.evaluate import main
 from dreamer.seeding import stream_seed
 from dreamer.train import train
 
-TINY = dict(
+BRIEF = dict(
     env_steps=160,
-    time_limit_env_steps=40,
-    seed_episodes=2,
     first_updates=3,
     updates_per_1000_env_steps=25,
     eval_every_env_steps=1000,
     eval_episodes=1,
     checkpoint_every_env_steps=40,
     batch_size=2,
-    length=5,
-    horizon=3,
-    conv_depth=2,
-    deter_size=12,
-    stoch_size=4,
-    hidden_size=12,
-    dense_units=12,
 )
 
 
 def trained(run_dir: Path, **overrides) -> Path:
-    train(make_config("tiny", {"task": "toy_dot", **TINY, **overrides}), run_dir)
+    train(minute(**{**BRIEF, **overrides}), run_dir)
     return run_dir
 
 
@@ -147,7 +138,7 @@ def test_a_damaged_newest_falls_back_and_says_so(capsys, run_dir: Path) -> None:
 
 
 def first_picture(seed: int = 0) -> np.ndarray:
-    environment = make_environment(make_config("tiny", {"task": "toy_dot", **TINY}))
+    environment = make_environment(minute(**BRIEF))
     return environment.reset(stream_seed(seed, "score", 0)).image
 
 
