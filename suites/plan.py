@@ -14,6 +14,8 @@ from suites.provenance import ROOT
 
 # Where a kind of run was not measured here: measured by us before, else what papers state.
 THROUGHPUT = [ROOT / "results" / kind / "throughput.csv" for kind in ("measured", "published")]
+# Where nothing is known at all: slow enough that days of work never start unasked.
+ASSUMED_ENV_STEPS_PER_SECOND = {"cpu": 1.0, "gpu": 10.0}
 MIN_MEASURED_ENV_STEPS = 1000  # shorter runs tell more about starting than about training
 IMAGE_BYTES = 64 * 64 * 3
 # An update's activations at B = L = 50 and 32 channels, in fp32, and a process without them.
@@ -31,12 +33,12 @@ class Plan(NamedTuple):
     """The work that is left, and what it takes."""
 
     states: dict[str, int]  # runs by state
-    hours: float | None  # of computing, over all unfinished runs; None: nothing was measured
-    elapsed_hours: float | None  # on this many workers
+    hours: float  # of computing, over all unfinished runs
+    elapsed_hours: float  # on this many workers
     device: str  # gpu | cpu
     workers: int
     sources: list[str]  # where the throughput was measured, and what for
-    unknown: list[str]  # kinds of runs of which nothing was measured
+    assumed: list[str]  # kinds of runs that were never measured
     disk_gb: float
     memory_gb: float  # of the largest run, GPU memory where there is a GPU
 
@@ -53,24 +55,25 @@ def make_plan(
     table = _measured_here(runs, statuses)
     for path in THROUGHPUT:
         table += _measured_before(path)
-    seconds, sources, unknown = 0.0, set(), set()
+    seconds, sources, assumed = 0.0, set(), set()
     for run in open_runs:
         left = run.config["env_steps"] - ((statuses[run.run_id][1] or {}).get("env_steps") or 0)
         rate = _rate(table, run.config, device)
         if rate is None:
-            unknown.add(kind_of(run.config))
-            continue
+            rate = Rate(ASSUMED_ENV_STEPS_PER_SECOND[device], "")
+            assumed.add(kind_of(run.config))
+        else:
+            sources.add(f"{kind_of(run.config)}: {rate.source}")
         seconds += max(0, left) / rate.env_steps_per_second
-        sources.add(f"{kind_of(run.config)}: {rate.source}")
-    hours = None if unknown and not sources else seconds / 3600
+    hours = seconds / 3600
     return Plan(
         states={state: states[state] for state in records.STATES if states[state]},
         hours=hours,
-        elapsed_hours=None if hours is None else hours / max(1, min(workers, len(open_runs))),
+        elapsed_hours=hours / max(1, min(workers, len(open_runs))),
         device=device,
         workers=workers,
         sources=sorted(sources),
-        unknown=sorted(unknown),
+        assumed=sorted(assumed),
         disk_gb=sum(disk_bytes(run.config) for run in open_runs) / 1e9,
         memory_gb=max((memory_bytes(run.config) for run in open_runs), default=0) / 1e9,
     )
@@ -98,15 +101,13 @@ def text(plan: Plan) -> str:
     lines = [
         "runs      " + (", ".join(f"{n} {state}" for state, n in plan.states.items()) or "none")
     ]
-    if plan.hours is None:
-        lines.append("time      unknown")
-    else:
-        lines.append(
-            f"time      {_amount(plan.hours)} {unit}, "
-            f"{duration(plan.elapsed_hours or 0)} with {plan.workers} at a time"
-        )
+    lines.append(
+        f"time      {_amount(plan.hours)} {unit}, "
+        f"{duration(plan.elapsed_hours)} with {plan.workers} at a time"
+    )
     lines += [f"          {source}" for source in plan.sources]
-    lines += [f"          {kind}: never measured, not counted" for kind in plan.unknown]
+    pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[plan.device]:g} env_steps/s are assumed"
+    lines += [f"          {kind}: never measured; {pace}" for kind in plan.assumed]
     lines.append(f"disk      {_amount(plan.disk_gb)} GB of replay")
     lines.append(f"memory    {_amount(plan.memory_gb)} GB per run, roughly")
     return "\n".join(lines)

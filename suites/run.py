@@ -181,7 +181,7 @@ def table(runs: Sequence[Run]) -> str:
 def confirm(the_plan: plan.Plan) -> None:
     """A plan of more than a day on this machine is shown and asks first."""
     hours = the_plan.elapsed_hours
-    if hours is None or hours <= ASK_ABOVE_HOURS:
+    if hours <= ASK_ABOVE_HOURS:
         return
     print(plan.text(the_plan), file=sys.stderr)
     if not sys.stdin.isatty():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from suites.cluster import look
 from suites.expand import expand
 from suites.local import default_workers, gpus, worker_environment
 from suites.plan import make_plan
-from suites.run import choose_executor
+from suites.run import choose_executor, confirm
 
 ROOT = Path(__file__).parent.parent
 WITHIN_S = 600.0  # nothing here takes so long, even on a machine that is busy with other things
@@ -355,6 +356,22 @@ def test_a_plan_names_its_sources_and_days_of_work_need_a_yes(tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: ") and "--yes" in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_days_of_work_of_a_kind_never_measured_need_a_yes_and_minutes_do_not(device, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    def a_plan(env_steps):
+        kind = {"preset": "small", "behaviour": "planet"}  # in no table of throughput
+        runs = expand("suites/small.yaml", {**kind, "env_steps": env_steps}).runs
+        return make_plan(runs, {r.run_id: ("missing", None) for r in runs}, device, 1)
+
+    days, minutes = a_plan(5_000_000), a_plan(1000)
+    assert days.assumed == ["small planet reconstruction"] and days.sources == []
+    with pytest.raises(UserError, match="days on this machine; --yes if that is meant"):
+        confirm(days)
+    confirm(minutes)
 
 
 def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
