@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
+from dreamer.distributions import cut_saturated
 from dreamer.envs import ActionSpace
 from dreamer.networks import Actor, dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
@@ -53,6 +54,7 @@ class ImaginedActor(nn.Module):
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()
         self.config, self.space = config, space
+        self.cuts_saturated = config.actor_gradient == "half" and not space.discrete
         self.actor = Actor(
             config.feature_size,
             space.size,
@@ -81,7 +83,8 @@ class ImaginedActor(nn.Module):
         """
 
         def policy(state: State, step: int) -> Tensor:
-            return self.actor(state.feature.detach()).sample(noise.action[step])
+            action = self.actor(state.feature.detach()).sample(noise.action[step])
+            return cut_saturated(action) if self.cuts_saturated else action
 
         imagined, _ = model.rssm.imagine(policy, states, noise.stoch)
         feature = imagined.feature

@@ -142,6 +142,11 @@ class Config:
     slow_value_every_updates: int = setting(100, "updates between copies to the slow value", low=1)
     no_value_discount: float = setting(0.99, "gamma of `no_value`; 1 is Eq. 4", low=0, high=1)
     actor_init_std: float = setting(5.0, "std of a new actor's actions, before tanh", low=0.001)
+    actor_gradient: str = setting(
+        "half",
+        "half: none through actions that half precision rounds to 1 or -1 (released code)",
+        choices=("half", "exact"),
+    )
     exploration_action: str = setting(
         "sample", "action that exploration noise is added to", choices=("mode", "sample")
     )
@@ -163,7 +168,9 @@ class Config:
     model_learning_rate: float = setting(6e-4, "Adam, world model", low=0)
     value_learning_rate: float = setting(8e-5, "Adam, value network", low=0)
     actor_learning_rate: float = setting(8e-5, "Adam, actor", low=0)
-    adam_epsilon: float = setting(1e-7, "Adam's epsilon (released code)", low=0)
+    adam_epsilon: float = setting(
+        1e-7, "Adam's epsilon (released code; its forerunner had 1e-4)", low=0
+    )
     gradient_clip_norm: float = setting(100.0, "global norm, per optimiser", low=0)
 
     # Machine.
@@ -211,8 +218,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         actor_learning_rate=3e-4,
         horizon=20,
         value_target="slow",
+        actor_gradient="exact",
         exploration_action="mode",
         no_value_discount=1.0,
+        adam_epsilon=1e-4,
     ),
     "small": dict(
         env_steps=100_000,

@@ -70,6 +70,20 @@ class TanhNormal(NamedTuple):
         return Normal(self.mean, self.std).log_prob(raw) - log_slope.sum(-1)
 
 
+HALF_EDGE = 1 - 2.0**-12  # what lies beyond is 1 in half precision
+
+
+def cut_saturated(action: Tensor) -> Tensor:
+    """Tanh-Normal actions [..., A] as they are, but no gradient where they round to 1 or -1 in half
+    precision.
+
+    The released code computes in float16, whose tanh has no slope there. It matters: Adam scales
+    the remains of a saturated gradient up to full steps, which push the actor so far that rewards
+    found later cannot bring it back. Without them it stays near the edge, and returns.
+    """
+    return torch.where(action.detach().abs() > HALF_EDGE, action.detach(), action)
+
+
 class OneHot(NamedTuple):
     """A choice among A actions, as a one-hot vector with straight-through gradients."""
 

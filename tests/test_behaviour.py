@@ -70,7 +70,7 @@ def plain_actor_loss(behaviour, model, start, noise, seen) -> torch.Tensor:
 
 @pytest.mark.parametrize("behaviour_type", [Dreamer, NoValue])
 def test_actor_gradient_equals_finite_differences(behaviour_type):
-    config = tiny()
+    config = tiny(actor_gradient="exact")
     model, behaviour = WorldModel(config, A).double(), behaviour_type(config, SPACE).double()
     start = random_states(config, 4)
     generator = torch.Generator().manual_seed(1)
@@ -100,6 +100,20 @@ def test_actor_gradient_equals_finite_differences(behaviour_type):
             expected = (values[0] - values[1]) / 4e-6
             slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
             torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_saturated_actor_is_pushed_no_further_unless_gradients_are_exact():
+    for rule, moves in (("half", False), ("exact", True)):
+        config = tiny(actor_gradient=rule)
+        model, behaviour = WorldModel(config, A), Dreamer(config, SPACE)
+        last = behaviour.actor.network[-1]
+        torch.nn.init.zeros_(last.weight)
+        last.bias.data = torch.tensor([9.0, -9.0, -9.0, -9.0])  # means near 5 and -5, little std
+        start = State(*(x.float() for x in random_states(config, 4)))
+        noise = behaviour.draw_noise(4, torch.Generator().manual_seed(1))
+        losses, _ = behaviour.losses(model, start, noise)
+        losses["actor"].backward()
+        assert bool(last.bias.grad.any()) == moves
 
 
 def test_value_loss_regresses_on_returns_that_have_no_gradient():

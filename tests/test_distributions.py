@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as td
 
-from dreamer.distributions import Normal, OneHot, TanhNormal, normal_kl
+from dreamer.distributions import Normal, OneHot, TanhNormal, cut_saturated, normal_kl
 
 
 @pytest.fixture
@@ -58,6 +58,17 @@ def test_tanh_normal_mode_is_the_most_likely_of_its_samples(generator):
     best = reference.log_prob(samples).sum(-1).argmax(0)
     expected = torch.stack([samples[k, i] for i, k in enumerate(best)])
     torch.testing.assert_close(p.mode(noise), expected)
+
+
+def test_saturated_actions_have_the_gradient_of_half_precision():
+    raw = torch.linspace(-8, 8, 4001, requires_grad=True)
+    (exact,) = torch.autograd.grad(torch.tanh(raw).sum(), raw)
+    action = cut_saturated(torch.tanh(raw))
+    assert torch.equal(action, torch.tanh(raw))
+    (gradient,) = torch.autograd.grad(action.sum(), raw)
+    rounded = torch.tanh(raw).half().abs() == 1
+    assert 0 < rounded.sum() < len(raw)
+    assert torch.equal(gradient, torch.where(rounded, 0, exact))
 
 
 def test_one_hot_samples_follow_their_probabilities(generator):
