@@ -49,14 +49,14 @@ def nearest(name: object, names: Iterable[str]) -> str:
 
 
 def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math.inf,
-            high: float = math.inf, outcome: bool = True, later: bool = False) -> Any:  # fmt: skip
+            high: float = math.inf, outcome: bool = True, before: Any = None) -> Any:  # fmt: skip
     """A config field: default, meaning with unit and symbol, and its valid values.
 
     `outcome=False` marks settings that change how a run is computed but not what it computes:
-    they are no part of a run's identity. `later=True` marks those that came after the first runs:
-    at their default they are no part of it either, so that older runs keep their names.
+    they are no part of a run's identity. `before` is what runs did before the setting came, if it
+    came after the first runs: at it they are no part either, so that older runs keep their names.
     """
-    rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome, later=later)
+    rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome, before=before)
     return dataclasses.field(default=default, metadata=rules)
 
 
@@ -91,10 +91,10 @@ class Config:
         "interleaved",
         "episodes are played between updates, or beside them by weights one episode old",
         choices=("interleaved", "parallel"),
-        later=True,
+        before="interleaved",
     )
     environments: int = setting(
-        1, "episodes played at once; above 1 each by a process of its own", low=1, later=True
+        1, "episodes played at once; above 1 each by a process of its own", low=1, before=1
     )
     eval_every_env_steps: int = setting(10_000, "distance of evaluations", low=1)
     eval_episodes: int = setting(1, "episodes per evaluation: mode action, no noise", low=1)
@@ -146,6 +146,7 @@ class Config:
         "half",
         "half: none through actions that half precision rounds to 1 or -1 (released code)",
         choices=("half", "exact"),
+        before="exact",
     )
     exploration_action: str = setting(
         "sample", "action that exploration noise is added to", choices=("mode", "sample")
@@ -202,6 +203,13 @@ class Config:
         """D + S: what every head sees of a state."""
         return self.deter_size + self.stoch_size
 
+
+# Settings that came after the first runs: what runs did before.
+BEFORE: dict[str, Any] = {
+    field.name: field.metadata["before"]
+    for field in dataclasses.fields(Config)
+    if field.metadata["before"] is not None
+}
 
 # What differs from the defaults above. `submission`: the paper as first submitted. `small`: the
 # same algorithm sized for laptops. `tiny`: for toy environments and tests.
@@ -309,10 +317,10 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """The inverse of `config_dict`; raises ConfigError like `make_config`."""
-    return make_config(
-        str(values.get("preset")), {k: v for k, v in values.items() if k != "preset"}
-    )
+    """The inverse of `config_dict`, also of one that is older than some settings; raises
+    ConfigError like `make_config`."""
+    overrides = {k: v for k, v in (BEFORE | dict(values)).items() if k != "preset"}
+    return make_config(str(values.get("preset")), overrides)
 
 
 def outcome_dict(config: Config) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.config import (
+    BEFORE,
     PRESETS,
     Config,
     ConfigError,
@@ -107,7 +108,7 @@ def merge(suites: Iterable[Suite]) -> list[Run]:
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Readable prefix and hash of the settings that change the outcome."""
-    outcome = {k: config[k] for k in outcome_settings() if k not in LATER or config[k] != LATER[k]}
+    outcome = {k: config[k] for k in outcome_settings() if config[k] != BEFORE.get(k)}
     digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
     task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
     return (
@@ -151,13 +152,6 @@ def outcome_settings() -> tuple[str, ...]:
     fields = Config.__dataclass_fields__
     return tuple(name for name in SETTINGS if fields[name].metadata["outcome"])
 
-
-# Settings that came later, with their defaults, at which they leave a run's id as it was.
-LATER = {
-    field.name: field.default
-    for field in Config.__dataclass_fields__.values()
-    if field.metadata["later"]
-}
 
 _dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamer.config import PRESETS, UserError, config_from_dict, make_config, outcome_dict
+from dreamer.config import (
+    BEFORE,
+    PRESETS,
+    UserError,
+    config_from_dict,
+    make_config,
+    outcome_dict,
+)
 from dreamer.envs import TASKS, is_task
 from suites.expand import TASK_SETS, expand, merge, overrides_of, run_id
 
@@ -211,10 +218,13 @@ def test_what_does_not_change_the_outcome_makes_no_new_run(name, value):
 
 
 def test_settings_that_came_later_leave_the_ids_of_older_runs():
-    """This one was given before `collect` and `environments` were there."""
-    config = vars(make_config("tiny"))
+    """This one was given before the settings of BEFORE were there."""
+    config = vars(make_config("tiny", {"actor_gradient": "exact"}))
     assert run_id(config) == "cartpole_balance-dreamer-reconstruction-tiny-s0-b9f9c114ab"
-    assert run_id({**config, "collect": "parallel"}) != run_id(config)
+    older = {key: value for key, value in config.items() if key not in BEFORE}
+    assert vars(config_from_dict(older)) == config
+    for key, value in (("collect", "parallel"), ("environments", 2), ("actor_gradient", "half")):
+        assert key in BEFORE and run_id({**config, key: value}) != run_id(config)
 
 
 def test_run_id_is_readable_and_stable():
