@@ -190,9 +190,9 @@ def test_a_worker_that_crashes_is_a_failed_run_and_says_how(tmp_path):
 
 
 def started(suite: Path, results: Path, *options: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "suites.run", str(suite), "--results", str(results), *options]
+    words = [sys.executable, "-m", "suites.run", str(suite), "--results", str(results), "--yes"]
     return subprocess.Popen(
-        words,
+        [*words, *options],
         cwd=ROOT,
         env=environment(),
         stdin=subprocess.DEVNULL,
