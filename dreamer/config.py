@@ -240,6 +240,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         stoch_size=20,
         hidden_size=128,
         dense_units=200,
+        free_nats=1.0,  # a step tells so small a model less than 3, which would leave no KL loss
     ),
     "tiny": dict(
         env_steps=12_000,
@@ -255,6 +256,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         stoch_size=16,
         hidden_size=100,
         dense_units=100,
+        free_nats=0.3,  # toys tell little; with 3 the prior was not trained, nor the policy in it
         reward_layers=2,
         value_layers=2,
         actor_layers=2,

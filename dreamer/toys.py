@@ -2,7 +2,7 @@
 
 toy_dot        a glow is steered onto another       pictures are needed, and little foresight
 toy_discrete   the same by five moves               one-hot actions
-toy_far        a weak light near, a strong one far  a value is needed beyond a short horizon
+toy_far        a hill, and a light on its top       a value is needed beyond a short horizon
 toy_end        the last step pays well, and ends    a discount head is needed
 probe          writes what it knows into pictures   tests of time and alignment
 """
@@ -89,34 +89,36 @@ class ToyDiscrete(ToyDot):
 
 
 class ToyFar:
-    """A weak light near and a strong one far away, and darkness between: is the way worth it?
+    """A hill with a light on its top: is the climb worth it?
 
-    A dot on a line, which starts uniform in its left 60 %. Reward per env_step: up to 0.1 at the
-    left end, up to 1 at the right end, none from anywhere between. Who looks less far ahead than
-    the darkness is wide goes left; who values what comes later goes right. No end of its own.
+    A dot on a line, which starts anywhere; the top is left or right, by chance. Reward per
+    env_step: up to 1 in the light, minus 3 for each field width climbed, so that going down pays
+    at once. Who looks less far ahead than the darkness is wide goes down; who values what comes
+    later climbs. No end of its own.
     """
 
-    NEAR, FAR = 0.1, 1.0  # reward at the left and at the right end
-    REACH = 0.12  # field widths, standard deviation of a light
+    REACH = 0.1  # field widths, standard deviation of the light
+    CLIMB = 3.0  # reward that a field width costs
 
     action_space = ActionSpace(1, discrete=False)
 
     def reset(self, seed: int) -> None:
-        self._x = float(np.random.default_rng(seed).uniform(0, 0.6))
+        random = np.random.default_rng(seed)
+        self._x, self._top = float(random.uniform()), float(random.integers(2))
 
     def advance(self, action: NDArray[np.float32]) -> Outcome:
+        before = abs(self._top - self._x)
         self._x = float(np.clip(self._x + SPEED * action[0], 0.0, 1.0))
-        near = self.NEAR * np.exp(-0.5 * (self._x / self.REACH) ** 2)
-        far = self.FAR * np.exp(-0.5 * ((1 - self._x) / self.REACH) ** 2)
-        return Outcome(float(near + far), terminal=False)
+        distance = abs(self._top - self._x)
+        light = np.exp(-0.5 * (distance / self.REACH) ** 2)
+        return Outcome(float(light - self.CLIMB * (before - distance)), terminal=False)
 
     def optimal_action(self, action_repeat: int = 1) -> NDArray[np.float32]:
-        """To the right: from the left end, 17 env_steps that cost 0.1 each and then pay 1."""
-        return np.ones(1, np.float32)
+        """To the top: from the very bottom 17 env_steps that cost 3, and then 1 in each."""
+        return np.full(1, 2 * self._top - 1, np.float32)
 
     def image(self) -> NDArray[np.uint8]:
-        dim = np.array(GREEN) * 0.3  # so that it can be seen
-        return glows([(0, 0.5), (1, 0.5), (self._x, 0.5)], [dim, GREEN, RED])
+        return glows([(self._top, 0.5), (self._x, 0.5)], [GREEN, RED])
 
     def close(self) -> None:
         pass

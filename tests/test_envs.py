@@ -349,18 +349,20 @@ def always(value: float):
     return lambda toy: np.array([value], np.float32)
 
 
-def test_the_far_light_is_worth_the_way_but_cannot_be_seen_from_the_near_one() -> None:
+def test_the_light_is_worth_the_climb_but_at_first_going_down_pays() -> None:
     toy = ToyFar()
+
+    def climb(speed: float):
+        return lambda toy: np.array([speed * (2 * toy._top - 1)], np.float32)
+
     for seed in range(10):
-        right, left = (
-            toy_return("toy_far", always(1), seed),
-            toy_return("toy_far", always(-1), seed),
-        )
-        assert right > 75 > 15 > left > 5
-    toy._x = 0.0  # three decisions of 2 env_steps from the near light gain nothing
-    assert sum(toy.advance(np.ones(1, np.float32)).reward for _ in range(6)) < 6 * toy.NEAR
-    toy._x = 0.5
-    assert toy.advance(np.zeros(1, np.float32)).reward < 1e-3  # darkness
+        up, down = (toy_return("toy_far", climb(speed), seed) for speed in (1, -1))
+        assert up > 75 > 15 > down > 0
+        toy.reset(seed)
+        toy._x = 0.4 + 0.2 * (1 - toy._top)  # 0.6 field widths from the top
+        for speed in (1, -1):  # three env_steps, which a horizon of three sees
+            gains = [toy.advance(climb(speed)(toy)).reward for _ in range(3)]
+            assert all(speed * gain < -0.17 for gain in gains)
 
 
 def test_over_the_edge_the_prize_is_paid_once() -> None:

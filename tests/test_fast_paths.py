@@ -70,7 +70,9 @@ def plain_dense(layers: nn.Sequential, x: Tensor) -> Tensor:
 def plain_actor(actor: nn.Module, feature: Tensor, noise: Tensor) -> Tensor:
     mean, std = plain_dense(actor.network, feature).chunk(2, -1)
     std = nn.functional.softplus(std + actor.raw_init_std) + 1e-4
-    return torch.tanh(5 * torch.tanh(mean / 5) + std * noise)
+    action = torch.tanh(5 * torch.tanh(mean / 5) + std * noise)
+    passes = (action.detach().half().abs() < 1).to(action.dtype)
+    return action.detach() + passes * (action - action.detach())
 
 
 def plain_losses(agent: Agent, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
