@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.installed
 TESTS := $(VENV)/.installed-dev
 SUITE := suites/quickstart.yaml
+# Tests use one thread each; those of a file share what they set up.
+TWO := -n 2 --dist loadfile
 
 .PHONY: help quickstart test check format environment
 
@@ -26,12 +28,12 @@ test: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 check: $(TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(TWO) -m "not slow"
 
 format: $(TESTS)
 	$(BIN)/ruff check --fix .

@@ -275,6 +275,7 @@ def first_of_each_method() -> dict[str, tuple[list[str], dict]]:
     return chosen
 
 
+@pytest.mark.slow
 def test_every_suite_s_methods_train(tmp_path):
     chosen = first_of_each_method()
     methods = {(c["task"], c["behaviour"], c["representation"]) for _, c in chosen.values()}

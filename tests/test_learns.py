@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def learner(task: str, env_steps: int, **overrides: Any) -> Config:
-    settings = dict(task=task, env_steps=env_steps, eval_every_env_steps=1000)
+    settings = dict(task=task, env_steps=env_steps, eval_every_env_steps=env_steps)
     return make_config("tiny", {**settings, "eval_episodes": EPISODES, **overrides})
 
 
@@ -82,6 +82,29 @@ def test_dreamer_learns_and_without_an_actor_update_it_does_not(tmp_path):
     )
     assert way["learns"] >= 0.8, way
     assert way["fixed actor"] < 0.4, way
+
+
+def test_a_value_sees_beyond_the_horizon(tmp_path):
+    far = dict(horizon=3, action_repeat=1, discount=0.97, exploration_noise=1.0)
+    far |= dict(actor_init_std=1.0, actor_learning_rate=2e-4)
+    way = learn(
+        tmp_path,
+        {name: learner("toy_far", 5000, behaviour=name, **far) for name in ("dreamer", "no_value")},
+    )
+    assert way["dreamer"] >= 0.8, way
+    assert way["no_value"] < 0.6, way
+
+
+def test_planning_solves_what_needs_no_foresight_and_moves_can_be_chosen(tmp_path):
+    way = learn(
+        tmp_path,
+        {
+            "planet": learner("toy_dot", 5000, behaviour="planet"),
+            "discrete": learner("toy_discrete", 6000),
+        },
+    )
+    assert way["planet"] >= 0.7, way
+    assert way["discrete"] >= 0.6, way
 
 
 def test_who_does_not_know_of_ends_goes_over_the_edge(tmp_path):

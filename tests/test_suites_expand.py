@@ -440,6 +440,7 @@ OUTCOMES = {"expanded": 0, "refused": 0}
     suppress_health_check=list(HealthCheck),
 )
 @given(text=mutated())
+@pytest.mark.slow
 def test_2000_mutated_suites_expand_or_are_refused_in_one_line(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "mutated.yaml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -425,6 +425,7 @@ def test_bad_input_is_one_error_line_and_exit_code_2(arguments, expected):
     assert ended.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_folder_damaged_by_hand_is_one_clear_error_and_nothing_is_lost(tmp_path):
     suite, results = written(tmp_path, SUITE), tmp_path / "results"
     damaged, unreadable, fine = (records.run_folder(results, r.run_id) for r in expand(suite).runs)
