@@ -256,7 +256,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         stoch_size=16,
         hidden_size=100,
         dense_units=100,
-        free_nats=0.3,  # toys tell little; with 3 the prior was not trained, nor the policy in it
         reward_layers=2,
         value_layers=2,
         actor_layers=2,
