@@ -467,7 +467,7 @@ def draw_prediction(
     context: int,
     *,
     title: str,
-    per_row: int = 25,
+    most_per_row: int = 25,
     notes: Sequence[str] = (),
     synthetic: bool = False,
 ) -> Figure:
@@ -475,7 +475,8 @@ def draw_prediction(
 
     truth, model: uint8 [T, 64, 64, 3]. The first `context` frames were seen by the model.
     """
-    blocks = math.ceil(len(truth) / per_row)
+    blocks = math.ceil(len(truth) / most_per_row)
+    per_row = math.ceil(len(truth) / blocks)  # rows of the same length, also of 26 frames
     cell = (PAGE_WIDTH - 0.45) / per_row
     height = blocks * (3 * cell + 0.2) + 0.22
     with matplotlib.rc_context({**RC, "axes.grid": False}):
