@@ -459,5 +459,6 @@ def test_2000_mutated_suites_expand_or_are_refused_in_one_line(tmp_path_factory,
     OUTCOMES["expanded"] += 1
 
 
+@pytest.mark.slow
 def test_the_mutations_were_worth_trying():
     assert OUTCOMES["expanded"] > 100 and OUTCOMES["refused"] > 500
