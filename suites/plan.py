@@ -60,11 +60,12 @@ def make_plan(
         left = run.config["env_steps"] - ((statuses[run.run_id][1] or {}).get("env_steps") or 0)
         rate = _rate(table, run.config, device)
         if rate is None:
-            rate = Rate(ASSUMED_ENV_STEPS_PER_SECOND[device], "")
+            pace = ASSUMED_ENV_STEPS_PER_SECOND[device]
             assumed.add(kind_of(run.config))
         else:
+            pace = rate.env_steps_per_second
             sources.add(f"{kind_of(run.config)}: {rate.source}")
-        seconds += max(0, left) / rate.env_steps_per_second
+        seconds += max(0, left) / pace
     hours = seconds / 3600
     return Plan(
         states={state: states[state] for state in records.STATES if states[state]},
