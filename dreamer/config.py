@@ -233,13 +233,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
     "small": dict(
         env_steps=100_000,
-        batch_size=12,
-        length=25,
-        conv_depth=16,
+        batch_size=8,
+        length=20,
+        updates_per_1000_env_steps=300,  # narrow networks need updates more than frames in each
+        conv_depth=8,
         deter_size=128,
         stoch_size=20,
         hidden_size=128,
-        dense_units=200,
+        dense_units=100,
+        model_learning_rate=1.5e-3,
+        value_learning_rate=2e-4,
+        actor_learning_rate=2e-4,
         free_nats=1.0,  # a step tells so small a model less than 3, which would leave no KL loss
     ),
     "tiny": dict(
