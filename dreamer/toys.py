@@ -91,34 +91,33 @@ class ToyDiscrete(ToyDot):
 class ToyFar:
     """A hill with a light on its top: is the climb worth it?
 
-    A dot on a line, which starts anywhere; the top is left or right, by chance. Reward per
-    env_step: up to 1 in the light, minus 3 for each field width climbed, so that going down pays
-    at once. Who looks less far ahead than the darkness is wide goes down; who values what comes
-    later climbs. No end of its own.
+    A dot on a line, which starts anywhere; the top is on the right. Reward per env_step: up to 1
+    in the light, minus 3 for each field width climbed, so that going down pays at once. Who looks
+    less far ahead than the darkness is wide goes down; who values what comes later climbs. No end
+    of its own.
     """
 
+    TOP = 1.0
     REACH = 0.1  # field widths, standard deviation of the light
     CLIMB = 3.0  # reward that a field width costs
 
     action_space = ActionSpace(1, discrete=False)
 
     def reset(self, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        self._x, self._top = float(random.uniform()), float(random.integers(2))
+        self._x = float(np.random.default_rng(seed).uniform())
 
     def advance(self, action: NDArray[np.float32]) -> Outcome:
-        before = abs(self._top - self._x)
+        before = self._x
         self._x = float(np.clip(self._x + SPEED * action[0], 0.0, 1.0))
-        distance = abs(self._top - self._x)
-        light = np.exp(-0.5 * (distance / self.REACH) ** 2)
-        return Outcome(float(light - self.CLIMB * (before - distance)), terminal=False)
+        light = np.exp(-0.5 * ((self.TOP - self._x) / self.REACH) ** 2)
+        return Outcome(float(light - self.CLIMB * (self._x - before)), terminal=False)
 
     def optimal_action(self, action_repeat: int = 1) -> NDArray[np.float32]:
         """To the top: from the very bottom 17 env_steps that cost 3, and then 1 in each."""
-        return np.full(1, 2 * self._top - 1, np.float32)
+        return np.ones(1, np.float32)
 
     def image(self) -> NDArray[np.uint8]:
-        return glows([(self._top, 0.5), (self._x, 0.5)], [GREEN, RED])
+        return glows([(self.TOP, 0.5), (self._x, 0.5)], [GREEN, RED])
 
     def close(self) -> None:
         pass

@@ -73,10 +73,15 @@ def returns_of(policy: str, config: Config, episodes: range) -> list[float]:
     return returns
 
 
+# A horizon far shorter than the way to the light, and noise enough to see it now and then.
+FAR = dict(horizon=3, action_repeat=1, discount=0.97, exploration_noise=1.0, free_nats=0.3)
+
 LEARNERS = {  # what takes longest goes first
     "dreamer": learner("toy_dot", 12_000),
     "discrete": learner("toy_discrete", 8000, free_nats=0.3),
     "planet": learner("toy_dot", 5000, behaviour="planet"),
+    "far, value": learner("toy_far", 3000, **FAR),
+    "far, no value": learner("toy_far", 3000, **FAR, behaviour="no_value"),
     "end, head": learner("toy_end", 3000, discount_head=True),
     "end, no head": learner("toy_end", 3000),
     "fixed actor": learner("toy_dot", 3000, actor_learning_rate=0.0),
@@ -97,6 +102,11 @@ def test_dreamer_learns_from_pictures(way):
 
 def test_without_updates_of_the_actor_it_does_not(way):
     assert way["fixed actor"] < 0.4, way
+
+
+def test_a_value_sees_beyond_the_horizon(way):
+    assert way["far, value"] >= 0.8, way
+    assert way["far, no value"] < 0.6, way  # who starts near the light goes there
 
 
 def test_planning_solves_what_needs_no_foresight(way):
