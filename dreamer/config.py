@@ -212,7 +212,8 @@ BEFORE: dict[str, Any] = {
 }
 
 # What differs from the defaults above. `submission`: the paper as first submitted. `small`: the
-# same algorithm sized for laptops. `tiny`: for toy environments and tests.
+# same algorithm sized for laptops: narrow networks, small batches, three updates for each of the
+# paper's. `tiny`: for toy environments and tests.
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},
     "submission": dict(
