@@ -105,7 +105,8 @@ class Encoder(nn.Module):
         acting = len(x) <= self.FEW and x.device.type == "cpu" and not torch.is_grad_enabled()
         x = x.permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
-            x = F.relu(_as_product(layer, x) if acting else layer(x), inplace=True)
+            x = _as_product(layer, x) if acting else layer(x)  # type: ignore[arg-type]
+            x = F.relu(x, inplace=True)
         return x.permute(0, 2, 3, 1).reshape(*image.shape[:-3], -1)
 
 
