@@ -77,7 +77,7 @@ def returns_of(policy: str, config: Config, episodes: range) -> list[float]:
 FAR = dict(horizon=3, action_repeat=1, discount=0.97, exploration_noise=1.0, free_nats=0.3)
 
 LEARNERS = {  # what takes longest goes first
-    "dreamer": learner("toy_dot", 12_000),
+    "dreamer": learner("toy_dot", 15_000),
     "discrete": learner("toy_discrete", 8000, free_nats=0.3),
     "planet": learner("toy_dot", 5000, behaviour="planet"),
     "far, value": learner("toy_far", 3000, **FAR),
