@@ -69,7 +69,7 @@ class Contrastive(Representation):
 
     def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
         mean, std = self.state_model(embed.flatten(0, 1)).chunk(2, -1)
-        belief = Normal(mean, F.softplus(std.contiguous()) + self.MIN_STD)
+        belief = Normal(mean, F.softplus(std) + self.MIN_STD)
         information = information_bound(belief, feature.flatten(0, 1))
         return {"contrastive_loss": -information}
 
