@@ -377,8 +377,11 @@ class _Board:
             self._estimate(latest.env_steps)
 
     def _estimate(self, env_steps: int) -> None:
-        """Rate and time left, over the last RATE_OVER_S."""
+        """Rate and time left, over the last RATE_OVER_S; a pause (SIGSTOP, a laptop asleep) in
+        which no heart beat is left out."""
         time_s = time.monotonic()
+        if self._seen and time_s - self._seen[-1][0] > 6 * HEARTBEAT_S:
+            self._seen.clear()
         self._seen.append((time_s, env_steps))
         while time_s - self._seen[0][0] > RATE_OVER_S and len(self._seen) > 2:
             self._seen.popleft()

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from dreamer.config import config_from_dict, make_config
-from suites import mongo_urls, observers, records
+from dreamer.train import Progress
+from suites import experiment, mongo_urls, observers, records
 from suites.expand import expand, run_id
 from suites.experiment import EXIT_CODES, Spec, execute
 
@@ -154,6 +155,22 @@ def test_two_processes_do_not_execute_one_run(tmp_path):
         with pytest.raises(records.BusyError):
             execute(spec)
     assert not records.is_locked(spec.folder)
+
+
+def test_a_pause_is_left_out_of_the_rate(tmp_path, monkeypatch):
+    """Ten env_steps a second, an hour asleep, then five a second."""
+    time_s = [0.0]
+    monkeypatch.setattr(experiment.time, "monotonic", lambda: time_s[0])
+    spec = spec_in(tmp_path, env_steps=10_000)
+    spec.folder.mkdir(parents=True)
+    board = experiment._Board(spec, config_from_dict(spec.config), 1, "", {}, lambda status: None)
+    said = []
+    for seconds, env_steps in [(5, 100), (10, 150), (15, 200), (3615, 200), (3620, 225)]:
+        time_s[0] = seconds
+        board.progress(Progress(env_steps, 0, 0, None, None))
+        board.beat()
+        said.append((board.status["env_steps_per_second"], board.status["seconds_left"]))
+    assert said == [(None, None), (10, 985), (10, 980), (10, 980), (5, 1955)]
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
