@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from dreamer.adapters import PREFIXES, adapted
 from dreamer.config import IMAGE_SHAPE, Config, ConfigError, UserError, nearest
 from dreamer.simulators import ActionSpace, Outcome, Simulator, affine
-from dreamer.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar
+from dreamer.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar, ToyHome
 
 
 class Step(NamedTuple):
@@ -223,6 +223,7 @@ TASKS: dict[str, Callable[..., Simulator]] = {
     # Ours, in numpy alone.
     "toy_dot": ToyDot,
     "toy_discrete": ToyDiscrete,
+    "toy_home": ToyHome,
     "toy_far": ToyFar,
     "toy_end": ToyEnd,
     "probe": Probe,

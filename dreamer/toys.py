@@ -1,6 +1,7 @@
 """Toys in numpy alone: small tasks that show, in minutes on one core, what each variant is for.
 
 toy_dot        a glow is steered onto another       pictures are needed, and little foresight
+toy_home       the same, always to the middle       pictures alone, for states told apart by them
 toy_discrete   the same by five moves               one-hot actions
 toy_far        a hill, and a light on its top       a value is needed beyond a short horizon
 toy_end        the last step pays well, and ends    a discount head is needed
@@ -69,6 +70,18 @@ class ToyDot:
 
     def close(self) -> None:
         pass
+
+
+class ToyHome(ToyDot):
+    """`ToyDot` whose target is always the middle: pictures differ by the dot alone.
+
+    Contrastive states keep what tells the pictures of a batch apart. Of two glows one is enough for
+    that, so in `ToyDot` they neglect the target; here there is nothing to neglect.
+    """
+
+    def reset(self, seed: int) -> None:
+        super().reset(seed)
+        self._target = np.full(2, 0.5)
 
 
 class ToyDiscrete(ToyDot):

@@ -27,7 +27,7 @@ from dreamer.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 7  # env_steps: ends inside a repeat of 2 and of 4
-TOYS = ("toy_dot", "toy_discrete", "toy_far", "toy_end")
+TOYS = ("toy_dot", "toy_home", "toy_discrete", "toy_far", "toy_end")
 PAPER_TASKS = [name for name in TASKS if name not in (*TOYS, "probe")]
 
 
