@@ -77,16 +77,17 @@ def returns_of(policy: str, config: Config, episodes: range) -> list[float]:
 FAR = dict(horizon=3, action_repeat=1, discount=0.97, exploration_noise=1.0, free_nats=0.3)
 
 # States told apart by pictures alone hold no 3 nats a step: with those free, no prior is learned.
-HOME = dict(free_nats=0.3, probe_decoder=False)
+# And contrast needs pictures that differ: not an actor that soon stays in a corner.
+HOME = dict(free_nats=0.3, probe_decoder=False, exploration_noise=1.0, actor_learning_rate=2.5e-4)
 
 LEARNERS = {  # what takes longest goes first
     "dreamer": learner("toy_dot", 12_000),
     "discrete": learner("toy_discrete", 8000, free_nats=0.3),
     "planet": learner("toy_dot", 5000, behaviour="planet"),
-    "home, contrastive": learner("toy_home", 5000, **HOME, representation="contrastive"),
+    "home, contrastive": learner("toy_home", 6000, **HOME, representation="contrastive"),
     "far, value": learner("toy_far", 3000, **FAR),
     "far, no value": learner("toy_far", 3000, **FAR, behaviour="no_value"),
-    "home, reconstruction": learner("toy_home", 3000, **HOME),
+    "home, reconstruction": learner("toy_home", 4000, **HOME),
     "end, head": learner("toy_end", 3000, discount_head=True),
     "end, no head": learner("toy_end", 3000),
     "fixed actor": learner("toy_dot", 3000, actor_learning_rate=0.0),
