@@ -377,8 +377,8 @@ class _Board:
             self._estimate(latest.env_steps)
 
     def _estimate(self, env_steps: int) -> None:
-        """Rate and time left, over the last RATE_OVER_S; a pause (SIGSTOP, a laptop asleep) in
-        which no heart beat is left out."""
+        """Rate and time left, over the last RATE_OVER_S. A gap in the heartbeats (SIGSTOP, a laptop
+        asleep) is left out."""
         time_s = time.monotonic()
         if self._seen and time_s - self._seen[-1][0] > 6 * HEARTBEAT_S:
             self._seen.clear()
