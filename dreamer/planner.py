@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.config import Config, ConfigError
 from dreamer.envs import ActionSpace
 from dreamer.machine import mixed_precision
+from dreamer.networks import Product
 from dreamer.rssm import State
 from dreamer.world_model import WorldModel
 
@@ -79,8 +81,10 @@ class Planet(nn.Module):
         config, n = self.config, len(state.deter)
         count, steps = config.planner_candidates, config.planner_horizon
 
+        product = fast_product(config, n * count, state.deter.device)
+
         def objective(actions: Tensor, iteration: int) -> Tensor:
-            return self._imagined_reward(model, state, actions, generator)
+            return self._imagined_reward(model, state, actions, generator, product)
 
         mean = state.deter.new_zeros(n, steps, self.space.size)
         with mixed_precision(config, mean.device):
@@ -95,17 +99,54 @@ class Planet(nn.Module):
         return plan[:, 0]
 
     def _imagined_reward(
-        self, model: WorldModel, state: State, actions: Tensor, generator: torch.Generator
+        self,
+        model: WorldModel,
+        state: State,
+        actions: Tensor,
+        generator: torch.Generator,
+        product: Product = F.linear,
     ) -> Tensor:
         """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
         n, count, steps, _ = actions.shape
         shape = (steps, n * count, self.config.stoch_size)
         noise = torch.randn(shape, generator=generator, device=actions.device)
         sequence = actions.permute(2, 0, 1, 3).flatten(1, 2)  # [T, n K, A]
-        now = State(*(x.repeat_interleave(count, 0) for x in state))
-        total = now.deter.new_zeros(n * count)
+        # A single state stays one row until its candidates differ: the first step is cheaper then.
+        now = state if n == 1 else State(*(x.repeat_interleave(count, 0) for x in state))
+        total = state.deter.new_zeros(n * count)
         # Not with `imagine`: only the sum is kept, so that a step fits into a processor's cache.
         for action_t, noise_t in zip(sequence, noise, strict=True):
-            now = model.rssm.prior(now, action_t, noise_t)
-            total = total + model.reward(now.feature)
+            now = model.rssm.prior(now, action_t, noise_t, product)
+            total = total + model.reward(now.feature, product)
         return total.reshape(n, count)
+
+
+class PackedProduct:
+    """`F.linear` without gradients, by oneDNN, each weight brought into its layout once: for many
+    rows on a CPU a fifth faster. For as long as the weights stay as they are."""
+
+    def __init__(self, dtype: torch.dtype, rows: int):
+        self.dtype, self.rows = dtype, rows  # of the products
+        self.packed: dict[int, tuple[Tensor, Tensor | None]] = {}  # id of a weight -> as packed
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
+        if id(weight) not in self.packed:
+            layout = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype), self.rows)
+            self.packed[id(weight)] = layout, None if bias is None else bias.to(self.dtype)
+        y = torch.ops.mkldnn._linear_pointwise(rows, *self.packed[id(weight)], "none", [], "")
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def fast_product(config: Config, rows: int, device: torch.device) -> Product:
+    """The fastest product of so many rows and the weights as they are now: `PackedProduct`, where
+    this torch and this processor have what it takes, else `F.linear`."""
+    half = config.precision == "bf16"
+    there = all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )
+    if device.type != "cpu" or not there or not torch.backends.mkldnn.is_available():
+        return F.linear
+    if half and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return F.linear
+    return PackedProduct(torch.bfloat16 if half else torch.float32, rows)

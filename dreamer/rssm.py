@@ -20,11 +20,9 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal
-from dreamer.networks import full_precision, glorot_, linear
+from dreamer.networks import Product, elu, full_precision, glorot_, linear, tanh
 
 MIN_STD = 0.1
-
-Product = Callable[..., Tensor]  # (x [..., I], weight [O, I], bias [O] or None) -> [..., O]
 
 
 class State(NamedTuple):
@@ -76,10 +74,12 @@ class RSSM(nn.Module):
             weight.new_zeros(count, self.deter_size), weight.new_zeros(count, self.stoch_size)
         )
 
-    def prior(self, prev: State, action: Tensor, noise: Tensor) -> State:
+    def prior(
+        self, prev: State, action: Tensor, noise: Tensor, product: Product = F.linear
+    ) -> State:
         """One step of imagination: `action` [..., A] is a_{t-1}, `noise` [..., S] draws s_t."""
-        deter = self._deter(prev, self.action_in(action))
-        return State(deter, self.prior_belief(deter).sample(noise))
+        deter = self._deter(prev, self.action_in(action), product)
+        return State(deter, self.prior_belief(deter, product).sample(noise))
 
     def posterior(
         self, prev: State, action: Tensor, embed: Tensor, noise: Tensor
@@ -88,9 +88,10 @@ class RSSM(nn.Module):
         [..., E]; `noise` [..., S] draws s_t."""
         return self._posterior(prev, self.action_in(action), self.embed_in(embed), noise)
 
-    def prior_belief(self, deter: Tensor) -> Normal:
+    def prior_belief(self, deter: Tensor, product: Product = F.linear) -> Normal:
         """The prior over s_t [..., S] given h_t [..., D]."""
-        return _normal(self.prior_out(F.elu(self.prior_in(deter))))
+        hidden = elu(product(deter, self.prior_in.weight, self.prior_in.bias))
+        return _normal(product(hidden, self.prior_out.weight, self.prior_out.bias))
 
     def observe(
         self, embed: Tensor, action: Tensor, noise: Tensor, start: State | None = None
@@ -127,7 +128,7 @@ class RSSM(nn.Module):
         return State(deter, stoch), actions
 
     def _deter(self, prev: State, action_in: Tensor, product: Product = F.linear) -> Tensor:
-        hidden = F.elu(product(prev.stoch, self.stoch_in.weight) + action_in, inplace=True)
+        hidden = elu(product(prev.stoch, self.stoch_in.weight) + action_in)
         return self.gru(hidden, prev.deter, product)
 
     def _posterior(
@@ -139,7 +140,7 @@ class RSSM(nn.Module):
         product: Product = F.linear,
     ) -> tuple[State, Normal]:
         deter = self._deter(prev, action_in, product)
-        hidden = F.elu(product(deter, self.deter_in.weight) + embed_in, inplace=True)
+        hidden = elu(product(deter, self.deter_in.weight) + embed_in)
         belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
 
@@ -154,12 +155,13 @@ class GRUCell(nn.GRUCell):
         """x [..., hidden] and h_{t-1} [..., D] -> h_t [..., D]."""
         inputs = full_precision(product(x, self.weight_ih, self.bias_ih))
         hidden = full_precision(product(deter, self.weight_hh, self.bias_hh))
-        if inputs.is_cuda and inputs.dim() == 2:  # what torch's cell calls there: one kernel
+        if inputs.is_cuda and inputs.dim() == 2 and inputs.shape == hidden.shape:
+            # What torch's cell calls there: one kernel.
             return torch.ops.aten._thnn_fused_gru_cell(inputs, hidden, deter)[0]
         sizes = [2 * self.hidden_size, self.hidden_size]
         (gates_x, new_x), (gates_h, new_h) = inputs.split(sizes, -1), hidden.split(sizes, -1)
         reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
-        new = torch.tanh(torch.addcmul(new_x, reset, new_h))
+        new = tanh(torch.addcmul(new_x, reset, new_h))
         return torch.lerp(new, deter, keep)
 
 

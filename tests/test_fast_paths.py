@@ -9,6 +9,8 @@ from dreamer.agent import Agent, UpdateNoise
 from dreamer.config import Config, make_config
 from dreamer.distributions import Normal, normal_kl
 from dreamer.envs import ActionSpace
+from dreamer.networks import MANY, elu, tanh
+from dreamer.planner import PackedProduct, fast_product
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import RSSM, State
@@ -255,3 +257,56 @@ def test_precision_bf16_changes_a_plan_a_little():
             actions.append(agent.behaviour.act(agent.model, state, False, generator))
     assert not torch.equal(*actions)
     torch.testing.assert_close(*actions, atol=0.3, rtol=0)
+
+
+# Planning: products by packed weights, functions as several cheap passes.
+
+
+def plans_product(precision: str, rows: int) -> PackedProduct:
+    product = fast_product(tiny(precision=precision), rows, torch.device("cpu"))
+    if not isinstance(product, PackedProduct):
+        pytest.skip(f"this torch and processor have no packed product in {precision}")
+    return product
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_packed_products_are_linear_layers(precision):
+    product, layer = plans_product(precision, 60), nn.Linear(7, 5)
+    other = nn.Linear(7, 5, bias=False)
+    x = torch.randn(3, 20, 7)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        for _ in range(2):  # packs, then has packed
+            assert torch.allclose(product(x, layer.weight, layer.bias), layer(x), atol=1e-6)
+            assert torch.allclose(product(x[0], other.weight), other(x[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("environments", [1, 2])
+def test_a_plans_rewards_are_those_of_plain_products(environments):
+    """As many candidates as make functions run by passes."""
+    config = tiny(behaviour="planet", planner_candidates=1000, planner_horizon=3)
+    agent, n = Agent(config, SPACE), environments
+    assert 1000 * config.dense_units >= MANY
+    state = State(torch.randn(n, config.deter_size), torch.randn(n, config.stoch_size))
+    actions = torch.rand(n, 1000, 3, SPACE.size) * 2 - 1
+    rewards = []
+    for product in (plans_product("fp32", 1000 * n), nn.functional.linear):
+        with torch.set_grad_enabled(product is nn.functional.linear):  # with gradients: no passes
+            generator = torch.Generator().manual_seed(0)
+            rewards.append(
+                agent.behaviour._imagined_reward(agent.model, state, actions, generator, product)
+            )
+    torch.testing.assert_close(*rewards, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("function", "torchs"), [(elu, nn.functional.elu), (tanh, torch.tanh)])
+def test_functions_by_passes_are_torchs(function, torchs):
+    edges = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 100.0, -100.0, torch.nan])
+    x = torch.cat([edges, torch.linspace(-20, 20, MANY)])
+    with torch.no_grad():
+        found = function(x.clone())
+    assert not torch.equal(found, torchs(x))  # by passes: within rounding, not to the bit
+    torch.testing.assert_close(found, torchs(x), atol=3e-7, rtol=1e-6, equal_nan=True)
+    learned = x[len(edges) :].double().requires_grad_()
+    [gradient] = torch.autograd.grad(function(learned * 1).sum(), learned)
+    [expected] = torch.autograd.grad(torchs(learned).sum(), learned)
+    torch.testing.assert_close(gradient, expected)
