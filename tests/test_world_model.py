@@ -61,13 +61,16 @@ def test_encoder_and_decoder_have_the_papers_sizes(depth, embed):
     assert decoder(torch.rand(2, 3, 230)).shape == (2, 3, 64, 64, 3)
 
 
-def test_encoder_equals_plain_convolutions():
-    encoder, image = Encoder(4).double(), torch.rand(2, 64, 64, 3, dtype=torch.float64)
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("count", [1, Encoder.FEW, Encoder.FEW + 1])
+def test_encoder_equals_plain_convolutions(count, learning):
+    encoder, image = Encoder(4).double(), torch.rand(count, 64, 64, 3, dtype=torch.float64)
     x = image.permute(0, 3, 1, 2).contiguous()
     for layer in encoder.layers:
         x = torch.relu(layer(x))
     # Our embedding lists channels last; any fixed order serves a dense layer.
-    torch.testing.assert_close(encoder(image), x.permute(0, 2, 3, 1).flatten(1))
+    with torch.set_grad_enabled(learning):
+        torch.testing.assert_close(encoder(image), x.permute(0, 2, 3, 1).flatten(1))
 
 
 def test_decoder_equals_plain_transposed_convolutions():
