@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,14 +156,45 @@ class SubPixelTranspose(nn.ConvTranspose2d):
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """[n, C, h, w] -> [n, C', 2h + K - 2, 2w + K - 2], both channels last."""
         assert self.bias is not None and self.stride == (2, 2) and output_size is None
-        inputs, outputs, size, _ = self.weight.shape
-        half = size // 2
-        phases = self.weight.reshape(inputs, outputs, half, 2, half, 2).flip(2, 4)
-        kernel = phases.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, half, half)
-        y = F.conv2d(x, kernel, self.bias.repeat(4), padding=half - 1)
-        n, _, h, w = y.shape
-        y = y.permute(0, 2, 3, 1).reshape(n, h, w, 2, 2, outputs)
-        return y.transpose(2, 3).reshape(n, 2 * h, 2 * w, outputs).permute(0, 3, 1, 2)
+        kind = x.device.type
+        if kind != "cpu":
+            return sub_pixel_transpose(x, self.weight, self.bias)
+        low = torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if low else x.dtype
+        return _SubPixelForward.apply(*(t.to(dtype) for t in (x, self.weight, self.bias)))
+
+
+def sub_pixel_transpose(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`SubPixelTranspose` as a function of its weight [C, C', K, K] and bias [C']."""
+    inputs, outputs, size, _ = weight.shape
+    half = size // 2
+    phases = weight.reshape(inputs, outputs, half, 2, half, 2).flip(2, 4)
+    kernel = phases.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, half, half)
+    y = F.conv2d(x, kernel, bias.repeat(4), padding=half - 1)
+    n, _, h, w = y.shape
+    y = y.permute(0, 2, 3, 1).reshape(n, h, w, 2, 2, outputs)
+    return y.transpose(2, 3).reshape(n, 2 * h, 2 * w, outputs).permute(0, 3, 1, 2)
+
+
+class _SubPixelForward(torch.autograd.Function):
+    """On a CPU the transposed convolution's own backward pass is the faster one, and in half
+    precision by far: a convolution with so few channels has none there that is made for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return sub_pixel_transpose(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        stride, padding, dilation = [2, 2], [0, 0], [1, 1]
+        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+            *(gradient, x, weight, None, stride, padding, dilation),
+            *(True, [0, 0], 1, [*ctx.needs_input_grad[:2], False]),
+        )
+        return to_x, to_weight, gradient.sum((0, 2, 3))  # oneDNN's own sum is less exact
 
 
 class Decoder(nn.Module):
