@@ -45,6 +45,12 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
+def relu(x: Tensor) -> Tensor:
+    """ReLU, in place: a hardtanh without upper end, whose gradient takes a quarter of the time of
+    relu's on a CPU."""
+    return F.hardtanh(x, 0.0, math.inf, inplace=True)
+
+
 MANY = 2**16  # numbers, from which on a pass over them takes longer than starting one
 
 
@@ -141,8 +147,18 @@ class Encoder(nn.Module):
         x = x.permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
             x = _as_product(layer, x) if acting else layer(x)  # type: ignore[arg-type]
-            x = F.relu(x, inplace=True)
+            x = relu(x)
         return x.permute(0, 2, 3, 1).reshape(*image.shape[:-3], -1)
+
+
+class Transpose(nn.ConvTranspose2d):
+    """A transposed convolution that adds its bias by itself: on a CPU its backward pass would spend
+    up to a third of its time on the bias' gradient, which is a sum."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert self.bias is not None and output_size is None
+        y = F.conv_transpose2d(x, self.weight, stride=self.stride)
+        return y.add_(self.bias[:, None, None].to(y.dtype))
 
 
 class SubPixelTranspose(nn.ConvTranspose2d):
@@ -210,8 +226,8 @@ class Decoder(nn.Module):
         self.first = nn.ConvTranspose2d(32 * depth, 4 * depth, kernel_size=5, stride=2)
         self.layers = nn.ModuleList(
             [
-                nn.ConvTranspose2d(4 * depth, 2 * depth, kernel_size=5, stride=2),
-                nn.ConvTranspose2d(2 * depth, depth, kernel_size=6, stride=2),
+                Transpose(4 * depth, 2 * depth, kernel_size=5, stride=2),
+                Transpose(2 * depth, depth, kernel_size=6, stride=2),
                 SubPixelTranspose(depth, IMAGE_SHAPE[2], kernel_size=6, stride=2),
             ]
         )
@@ -226,7 +242,7 @@ class Decoder(nn.Module):
         x = F.linear(x, kernel, self.first.bias.repeat(25))
         x = x.reshape(-1, 5, 5, 4 * self.depth).permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
-            x = layer(F.relu(x, inplace=True))
+            x = layer(relu(x))
         return x.permute(0, 2, 3, 1).reshape(*feature.shape[:-1], *IMAGE_SHAPE)
 
 
