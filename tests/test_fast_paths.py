@@ -306,6 +306,9 @@ def test_functions_by_passes_are_torchs(function, torchs):
         found = function(x.clone())
     assert not torch.equal(found, torchs(x))  # by passes: within rounding, not to the bit
     torch.testing.assert_close(found, torchs(x), atol=3e-7, rtol=1e-6, equal_nan=True)
+    with torch.no_grad():
+        half = function(x.bfloat16())
+    torch.testing.assert_close(half.float(), torchs(x), atol=0.02, rtol=0.01, equal_nan=True)
     learned = x[len(edges) :].double().requires_grad_()
     [gradient] = torch.autograd.grad(function(learned * 1).sum(), learned)
     [expected] = torch.autograd.grad(torchs(learned).sum(), learned)
