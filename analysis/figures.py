@@ -91,7 +91,7 @@ def panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, rows * height + 0.55), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.03)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.06, hspace=0.03)
     axes = list(grid.ravel())
     for unused in axes[count:]:
         unused.set_axis_off()

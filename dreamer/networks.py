@@ -8,7 +8,6 @@ kernels, zero biases, orthogonal recurrent kernels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,8 +16,6 @@ from torch import Tensor, nn
 
 from dreamer.config import IMAGE_SHAPE
 from dreamer.distributions import OneHot, TanhNormal
-
-Product = Callable[..., Tensor]  # (x [..., I], weight [O, I], bias [O] or None) -> [..., O]
 
 
 def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
@@ -51,50 +48,42 @@ def relu(x: Tensor) -> Tensor:
     return F.hardtanh(x, 0.0, math.inf, inplace=True)
 
 
-MANY = 2**16  # numbers, from which on a pass over them takes longer than starting one
+class Product:
+    """How a layer is computed: here the plain way. Others give the same in less time somewhere."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x W^T + b [..., O] from x [..., I], weight [O, I] and bias [O]."""
+        return F.linear(x, weight, bias)
+
+    def elu(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None
+    ) -> Tensor:
+        """ELU(x W^T + b + plus) [..., O], with `plus` [..., O]."""
+        y = self(x, weight, bias)
+        return F.elu(y if plus is None else y + plus, inplace=True)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
 
 
-def by_passes(x: Tensor) -> bool:
-    """Whether a function of `x` is faster as several cheap passes than as one of torch's: much data
-    on a CPU, without gradients."""
-    many = x.numel() >= MANY and x.dtype != torch.float64 and x.device.type == "cpu"
-    return many and not torch.is_grad_enabled()
-
-
-def elu(x: Tensor) -> Tensor:
-    """ELU, in the memory of `x`. By passes it takes half the time, in single precision: torch has
-    expm1, which is slow, and e^x - 1 is never below x, so that a maximum chooses the branch."""
-    if not by_passes(x):
-        return F.elu(x, inplace=True)
-    x = full_precision(x)
-    below = x.mul(1 / math.log(2)).clamp_(max=0).exp2_().sub_(1)
-    return torch.maximum(x, below, out=x)
-
-
-def tanh(x: Tensor) -> Tensor:
-    """tanh; by passes as 2 sigmoid(2x) - 1, in a third of the time."""
-    return x.mul(2).sigmoid_().mul_(2).sub_(1) if by_passes(x) else torch.tanh(x)
-
-
-class ELU(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return elu(x)
+PLAIN = Product()
 
 
 class Dense(nn.Sequential):
     """Linear layers and ELUs; its output is never in half precision."""
 
-    def forward(self, x: Tensor, product: Product = F.linear) -> Tensor:
-        for layer in self:
-            x = product(x, layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer(x)
-        return full_precision(x)
+    def forward(self, x: Tensor, product: Product = PLAIN) -> Tensor:
+        *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))
+        for layer in hidden:
+            x = product.elu(x, layer.weight, layer.bias)
+        return full_precision(product(x, last.weight, last.bias))
 
 
 def dense(inputs: int, outputs: int, units: int, layers: int) -> Dense:
     """`layers` hidden layers of `units` with ELU, then a linear output."""
     modules: list[nn.Module] = []
     for _ in range(layers):
-        modules += [linear(inputs, units), ELU()]
+        modules += [linear(inputs, units), nn.ELU()]
         inputs = units
     return Dense(*modules, linear(inputs, outputs))
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamer.config import Config, ConfigError
 from dreamer.envs import ActionSpace
+from dreamer.fused import fast_product
 from dreamer.machine import mixed_precision
-from dreamer.networks import Product
+from dreamer.networks import PLAIN, Product
 from dreamer.rssm import State
 from dreamer.world_model import WorldModel
 
@@ -75,16 +75,21 @@ class Planet(nn.Module):
         """Nothing follows."""
 
     def act(
-        self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
+        self,
+        model: WorldModel,
+        state: State,
+        explore: bool,
+        generator: torch.Generator,
+        product: Product | None = None,
     ) -> Tensor:
-        """The first action [n, A] of the best plan from `state` [n, ...]."""
+        """The first action [n, A] of the best plan from `state` [n, ...]; layers are computed by
+        `product`, by default the fastest there is."""
         config, n = self.config, len(state.deter)
         count, steps = config.planner_candidates, config.planner_horizon
-
-        product = fast_product(config, n * count, state.deter.device)
+        fastest = product or fast_product(config, state.deter.device)
 
         def objective(actions: Tensor, iteration: int) -> Tensor:
-            return self._imagined_reward(model, state, actions, generator, product)
+            return self._imagined_reward(model, state, actions, generator, fastest)
 
         mean = state.deter.new_zeros(n, steps, self.space.size)
         with mixed_precision(config, mean.device):
@@ -104,7 +109,7 @@ class Planet(nn.Module):
         state: State,
         actions: Tensor,
         generator: torch.Generator,
-        product: Product = F.linear,
+        product: Product = PLAIN,
     ) -> Tensor:
         """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
         n, count, steps, _ = actions.shape
@@ -119,34 +124,3 @@ class Planet(nn.Module):
             now = model.rssm.prior(now, action_t, noise_t, product)
             total = total + model.reward(now.feature, product)
         return total.reshape(n, count)
-
-
-class PackedProduct:
-    """`F.linear` without gradients, by oneDNN, each weight brought into its layout once: for many
-    rows on a CPU a fifth faster. For as long as the weights stay as they are."""
-
-    def __init__(self, dtype: torch.dtype, rows: int):
-        self.dtype, self.rows = dtype, rows  # of the products
-        self.packed: dict[int, tuple[Tensor, Tensor | None]] = {}  # id of a weight -> as packed
-
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]).to(self.dtype)
-        if id(weight) not in self.packed:
-            layout = torch.ops.mkldnn._reorder_linear_weight(weight.to(self.dtype), self.rows)
-            self.packed[id(weight)] = layout, None if bias is None else bias.to(self.dtype)
-        y = torch.ops.mkldnn._linear_pointwise(rows, *self.packed[id(weight)], "none", [], "")
-        return y.reshape(*x.shape[:-1], -1)
-
-
-def fast_product(config: Config, rows: int, device: torch.device) -> Product:
-    """The fastest product of so many rows and the weights as they are now: `PackedProduct`, where
-    this torch and this processor have what it takes, else `F.linear`."""
-    half = config.precision == "bf16"
-    there = all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )
-    if device.type != "cpu" or not there or not torch.backends.mkldnn.is_available():
-        return F.linear
-    if half and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return F.linear
-    return PackedProduct(torch.bfloat16 if half else torch.float32, rows)

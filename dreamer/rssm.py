@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal
-from dreamer.networks import Product, elu, full_precision, glorot_, linear, tanh
+from dreamer.networks import PLAIN, Product, full_precision, glorot_, linear
 
 MIN_STD = 0.1
 
@@ -74,11 +74,10 @@ class RSSM(nn.Module):
             weight.new_zeros(count, self.deter_size), weight.new_zeros(count, self.stoch_size)
         )
 
-    def prior(
-        self, prev: State, action: Tensor, noise: Tensor, product: Product = F.linear
-    ) -> State:
+    def prior(self, prev: State, action: Tensor, noise: Tensor, product: Product = PLAIN) -> State:
         """One step of imagination: `action` [..., A] is a_{t-1}, `noise` [..., S] draws s_t."""
-        deter = self._deter(prev, self.action_in(action), product)
+        action_in = product(action, self.action_in.weight, self.action_in.bias)
+        deter = self._deter(prev, action_in, product)
         return State(deter, self.prior_belief(deter, product).sample(noise))
 
     def posterior(
@@ -88,9 +87,9 @@ class RSSM(nn.Module):
         [..., E]; `noise` [..., S] draws s_t."""
         return self._posterior(prev, self.action_in(action), self.embed_in(embed), noise)
 
-    def prior_belief(self, deter: Tensor, product: Product = F.linear) -> Normal:
+    def prior_belief(self, deter: Tensor, product: Product = PLAIN) -> Normal:
         """The prior over s_t [..., S] given h_t [..., D]."""
-        hidden = elu(product(deter, self.prior_in.weight, self.prior_in.bias))
+        hidden = product.elu(deter, self.prior_in.weight, self.prior_in.bias)
         return _normal(product(hidden, self.prior_out.weight, self.prior_out.bias))
 
     def observe(
@@ -100,7 +99,7 @@ class RSSM(nn.Module):
         `noise` [B, L, S]; begins from `start` [B, ...], by default zeros."""
         action_in, embed_in = self.action_in(action), self.embed_in(embed)
         state = start or self.initial(embed.shape[0])
-        product = OneGradient() if torch.is_grad_enabled() else F.linear
+        product = OneGradient() if torch.is_grad_enabled() else PLAIN
         steps = []
         inputs = zip(action_in.unbind(1), embed_in.unbind(1), noise.unbind(1), strict=True)
         for action_t, embed_t, noise_t in inputs:
@@ -127,8 +126,8 @@ class RSSM(nn.Module):
         deter, stoch, actions = (torch.stack(x) for x in zip(*steps, strict=True))
         return State(deter, stoch), actions
 
-    def _deter(self, prev: State, action_in: Tensor, product: Product = F.linear) -> Tensor:
-        hidden = elu(product(prev.stoch, self.stoch_in.weight) + action_in)
+    def _deter(self, prev: State, action_in: Tensor, product: Product = PLAIN) -> Tensor:
+        hidden = product.elu(prev.stoch, self.stoch_in.weight, plus=action_in)
         return self.gru(hidden, prev.deter, product)
 
     def _posterior(
@@ -137,10 +136,10 @@ class RSSM(nn.Module):
         action_in: Tensor,
         embed_in: Tensor,
         noise: Tensor,
-        product: Product = F.linear,
+        product: Product = PLAIN,
     ) -> tuple[State, Normal]:
         deter = self._deter(prev, action_in, product)
-        hidden = elu(product(deter, self.deter_in.weight) + embed_in)
+        hidden = product.elu(deter, self.deter_in.weight, plus=embed_in)
         belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
 
@@ -150,7 +149,7 @@ class GRUCell(nn.GRUCell):
     two products as an argument, and its carry in single precision where they are in half."""
 
     def forward(  # type: ignore[override]
-        self, x: Tensor, deter: Tensor, product: Product = F.linear
+        self, x: Tensor, deter: Tensor, product: Product = PLAIN
     ) -> Tensor:
         """x [..., hidden] and h_{t-1} [..., D] -> h_t [..., D]."""
         inputs = full_precision(product(x, self.weight_ih, self.bias_ih))
@@ -161,12 +160,12 @@ class GRUCell(nn.GRUCell):
         sizes = [2 * self.hidden_size, self.hidden_size]
         (gates_x, new_x), (gates_h, new_h) = inputs.split(sizes, -1), hidden.split(sizes, -1)
         reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
-        new = tanh(torch.addcmul(new_x, reset, new_h))
+        new = product.tanh(torch.addcmul(new_x, reset, new_h))
         return torch.lerp(new, deter, keep)
 
 
-class OneGradient:
-    """`F.linear` for the steps of one scan, with one product for each weight's gradient.
+class OneGradient(Product):
+    """The product for the steps of one scan, with one product for each weight's gradient.
 
     Autograd computes a weight's gradient step by step: for each layer and step a small product, a
     sum for the bias and additions to what the other steps gave. Here only the chain of input

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal, normal_kl
-from dreamer.networks import Decoder, Encoder, Product, dense, full_precision, to_float
+from dreamer.networks import PLAIN, Decoder, Encoder, Product, dense, full_precision, to_float
 from dreamer.replay import Batch
 from dreamer.rssm import RSSM, Observed, State
 
@@ -122,7 +122,7 @@ class WorldModel(nn.Module):
         embed = self.encoder(image)
         return embed, self.rssm.observe(embed, action, noise)
 
-    def reward(self, feature: Tensor, product: Product = F.linear) -> Tensor:
+    def reward(self, feature: Tensor, product: Product = PLAIN) -> Tensor:
         """Expected reward [...] on arriving at a state [..., D + S]."""
         return self.reward_head(feature, product).squeeze(-1)
 

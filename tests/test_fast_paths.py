@@ -9,8 +9,8 @@ from dreamer.agent import Agent, UpdateNoise
 from dreamer.config import Config, make_config
 from dreamer.distributions import Normal, normal_kl
 from dreamer.envs import ActionSpace
-from dreamer.networks import MANY, elu, tanh
-from dreamer.planner import PackedProduct, fast_product
+from dreamer.fused import FusedProduct, fast_product, fused_layer
+from dreamer.networks import PLAIN, Product
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import RSSM, State
@@ -210,7 +210,7 @@ def test_the_scans_gradients_are_autograds(start, monkeypatch):
     fast = loss()
     fast_gradients = torch.autograd.grad(fast, inputs, retain_graph=True)
     again = torch.autograd.grad(fast, inputs)
-    monkeypatch.setattr(dreamer.rssm, "OneGradient", lambda: nn.functional.linear)
+    monkeypatch.setattr(dreamer.rssm, "OneGradient", Product)
     plain = torch.autograd.grad(loss(), inputs)
     for a, b, c in zip(fast_gradients, again, plain, strict=True):
         assert torch.equal(a, b)
@@ -259,57 +259,58 @@ def test_precision_bf16_changes_a_plan_a_little():
     torch.testing.assert_close(*actions, atol=0.3, rtol=0)
 
 
-# Planning: products by packed weights, functions as several cheap passes.
+# Planning: fused layers.
 
 
-def plans_product(precision: str, rows: int) -> PackedProduct:
-    product = fast_product(tiny(precision=precision), rows, torch.device("cpu"))
-    if not isinstance(product, PackedProduct):
-        pytest.skip(f"this torch and processor have no packed product in {precision}")
+def fused_product(precision: str) -> FusedProduct:
+    product = fast_product(tiny(precision=precision), torch.device("cpu"))
+    if not isinstance(product, FusedProduct):
+        pytest.skip("this torch has no fused layers")
     return product
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_packed_products_are_linear_layers(precision):
-    product, layer = plans_product(precision, 60), nn.Linear(7, 5)
-    other = nn.Linear(7, 5, bias=False)
-    x = torch.randn(3, 20, 7)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        for _ in range(2):  # packs, then has packed
-            assert torch.allclose(product(x, layer.weight, layer.bias), layer(x), atol=1e-6)
-            assert torch.allclose(product(x[0], other.weight), other(x[0]), atol=1e-6)
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-6), ("bf16", 0.02)])
+def test_fused_layers_are_plain_ones(precision, near):
+    x, plus = torch.randn(20, 7), torch.randn(20, 5)
+    weight, bias = torch.randn(5, 7, requires_grad=True), torch.randn(5, requires_grad=True)
+    layers = {
+        "product": lambda p: p(x, weight, bias),
+        "no bias": lambda p: p(x, weight),
+        "elu": lambda p: p.elu(x, weight, bias),
+        "plus": lambda p: p.elu(x, weight, plus=plus),
+        "one row": lambda p: p.elu(x[:1], weight, bias, plus),
+        "tanh": lambda p: p.tanh(x),
+    }
+    for _ in range(2):
+        product = fused_product(precision)  # for these weights; its kernels are older
+        with torch.no_grad():
+            for name, layer in layers.items():
+                first, again = layer(product), layer(product)
+                assert torch.equal(first, again), name
+                assert torch.allclose(first.float(), layer(PLAIN), atol=near, rtol=near), name
+            weight.add_(1)
+
+
+def test_fused_layers_are_fused():
+    """Else nothing but warnings would be gained."""
+    fused_product("fp32")
+    x, weight, bias = torch.randn(64, 7), torch.randn(5, 7), torch.randn(5)
+    kernel = fused_layer(True, torch.float32, (x.shape, weight.shape, bias.shape, None))
+    assert "oneDNNFusionGroup" in str(kernel.graph_for(x, weight, bias))
 
 
 @pytest.mark.parametrize("environments", [1, 2])
-def test_a_plans_rewards_are_those_of_plain_products(environments):
-    """As many candidates as make functions run by passes."""
-    config = tiny(behaviour="planet", planner_candidates=1000, planner_horizon=3)
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("bf16", 0.05)])
+def test_a_plans_rewards_are_those_of_plain_layers(environments, precision, near):
+    config = tiny(behaviour="planet", planner_candidates=50, planner_horizon=3)
     agent, n = Agent(config, SPACE), environments
-    assert 1000 * config.dense_units >= MANY
     state = State(torch.randn(n, config.deter_size), torch.randn(n, config.stoch_size))
-    actions = torch.rand(n, 1000, 3, SPACE.size) * 2 - 1
+    actions = torch.rand(n, 50, 3, SPACE.size) * 2 - 1
     rewards = []
-    for product in (plans_product("fp32", 1000 * n), nn.functional.linear):
-        with torch.set_grad_enabled(product is nn.functional.linear):  # with gradients: no passes
+    with torch.no_grad():
+        for product in (fused_product(precision), PLAIN):
             generator = torch.Generator().manual_seed(0)
             rewards.append(
                 agent.behaviour._imagined_reward(agent.model, state, actions, generator, product)
             )
-    torch.testing.assert_close(*rewards, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("function", "torchs"), [(elu, nn.functional.elu), (tanh, torch.tanh)])
-def test_functions_by_passes_are_torchs(function, torchs):
-    edges = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 100.0, -100.0, torch.nan])
-    x = torch.cat([edges, torch.linspace(-20, 20, MANY)])
-    with torch.no_grad():
-        found = function(x.clone())
-    assert not torch.equal(found, torchs(x))  # by passes: within rounding, not to the bit
-    torch.testing.assert_close(found, torchs(x), atol=3e-7, rtol=1e-6, equal_nan=True)
-    with torch.no_grad():
-        half = function(x.bfloat16())
-    torch.testing.assert_close(half.float(), torchs(x), atol=0.02, rtol=0.01, equal_nan=True)
-    learned = x[len(edges) :].double().requires_grad_()
-    [gradient] = torch.autograd.grad(function(learned * 1).sum(), learned)
-    [expected] = torch.autograd.grad(torchs(learned).sum(), learned)
-    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(*rewards, atol=near, rtol=near)

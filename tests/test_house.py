@@ -16,8 +16,8 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 # The core, from the ground up: a file imports only files above it.
 CORE = [
     *("config", "machine", "seeding", "graph", "simulators", "toys", "adapters", "envs", "replay"),
-    *("distributions", "networks", "rssm", "world_model", "returns", "behaviour", "planner"),
-    *("agent", "checkpoint", "episodes", "collect", "train", "evaluate", "benchmark"),
+    *("distributions", "networks", "fused", "rssm", "world_model", "returns", "behaviour"),
+    *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "benchmark"),
 ]
 SIMULATORS = {"dm_control", "mujoco", "ale_py", "gymnasium", "deepmind_lab"}
 TRACKERS = {"sacred", "submitit", "pandas", "pyarrow", "matplotlib", "seaborn", "pymongo", "yaml"}
