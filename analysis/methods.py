@@ -50,10 +50,11 @@ ACTION_REPEAT_STYLES = {
 SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")
 SPARE_MARKERS = ("h", "*", "d", "p", "8", "X")
 
-# Settings that never make another method: the axes of a grid, and what only names or bounds runs.
+# Settings that never make another method: the axes of a grid, and what only names, bounds or shows
+# runs.
 NO_METHOD = frozenset(
     {"task", "seed", "behaviour", "representation", "preset", "env_steps", "device",
-     "checkpoint_every_env_steps", "eval_every_env_steps", "log_every_updates"}
+     "checkpoint_every_env_steps", "eval_every_env_steps", "log_every_updates", "probe_decoder"}
 )  # fmt: skip
 
 
