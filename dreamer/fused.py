@@ -28,52 +28,54 @@ class FusedProduct(Product):
 
     def __init__(self, half: bool):
         self.half = half
-        self.low: dict[int, Tensor] = {}  # id of a weight or bias -> its value in half precision
+        self.low: dict[tuple[int, int], Tensor] = {}  # (address, size) of a weight -> its bf16
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return self._run(False, x, weight, bias, None)
-
-    def elu(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        plus: Tensor | None = None,
+        then: str = "",
     ) -> Tensor:
         if plus is not None and len(plus) != len(x):  # one row for all
-            return super().elu(x, weight, bias, plus)
-        return self._run(True, x, weight, bias, plus)
-
-    def tanh(self, x: Tensor) -> Tensor:
-        """2 sigmoid(2x) - 1: torch's sigmoid takes a fifth of the time of its tanh."""
-        return x.mul(2).sigmoid_().mul_(2).sub_(1)
-
-    def _run(
-        self, elu: bool, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None
-    ) -> Tensor:
-        kept = weight.detach(), None if bias is None else bias.detach()
+            y = self(x, weight, bias)
+            return self.activate(y + plus.to(y.dtype), then)
+        kept = [None if w is None else self._kept(w) for w in (weight, bias)]
         if self.half:
-            kept = self._halved(weight), None if bias is None else self._halved(bias)
             x, plus = x.bfloat16(), None if plus is None else plus.bfloat16()
-        shapes = tuple(None if t is None else t.shape for t in (x, *kept, plus))
-        kernel = fused_layer(elu, x.dtype, shapes)
-        return kernel(*(t for t in (x, *kept, plus) if t is not None))
+        arguments = (x, *kept, plus)
+        kernel = fused_layer(
+            then, x.dtype, tuple(None if t is None else t.shape for t in arguments)
+        )
+        return kernel(*(t for t in arguments if t is not None))
 
-    def _halved(self, weight: Tensor) -> Tensor:
-        if id(weight) not in self.low:
-            self.low[id(weight)] = weight.detach().bfloat16()
-        return self.low[id(weight)]
+    def activate(self, x: Tensor, then: str) -> Tensor:
+        """tanh as 2 sigmoid(2x) - 1: torch's sigmoid takes a fifth of the time of its tanh."""
+        return x.mul(2).sigmoid_().mul_(2).sub_(1) if then == "tanh" else super().activate(x, then)
+
+    def _kept(self, weight: Tensor) -> Tensor:
+        if not self.half:
+            return weight.detach()
+        place = weight.data_ptr(), weight.numel()
+        if place not in self.low:
+            self.low[place] = weight.detach().bfloat16()
+        return self.low[place]
 
 
 @functools.cache
-def fused_layer(elu: bool, dtype: torch.dtype, shapes: tuple[Any, ...]) -> Callable[..., Tensor]:
+def fused_layer(then: str, dtype: torch.dtype, shapes: tuple[Any, ...]) -> Callable[..., Tensor]:
     """A layer for arguments of these shapes: x, weight, bias and plus, the last two None or not.
 
     It is warm: TorchScript fuses at a later call than the first, and last bits may change then,
     which must not happen amid a run that is to be resumed exactly.
     """
     _, _, with_bias, with_plus = (shape is not None for shape in shapes)
+    activation = {"": lambda y: y, "elu": F.elu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[then]
 
     def layer(x: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
         y = F.linear(x, weight, more[0] if with_bias else None)
-        y = y + more[-1] if with_plus else y
-        return F.elu(y) if elu else y
+        return activation(y + more[-1] if with_plus else y)
 
     example = [torch.zeros(shape, dtype=dtype) for shape in shapes if shape is not None]
     with warnings.catch_warnings(), torch.no_grad(), torch.autocast("cpu", enabled=False):

@@ -8,6 +8,7 @@ kernels, zero biases, orthogonal recurrent kernels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -48,22 +49,36 @@ def relu(x: Tensor) -> Tensor:
     return F.hardtanh(x, 0.0, math.inf, inplace=True)
 
 
-class Product:
-    """How a layer is computed: here the plain way. Others give the same in less time somewhere."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda x: x,
+    "elu": lambda x: F.elu(x, inplace=True),
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x W^T + b [..., O] from x [..., I], weight [O, I] and bias [O]."""
+
+class Product:
+    """How layers are computed: here the plain way. Others give the same in less time somewhere."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        plus: Tensor | None = None,
+        then: str = "",
+    ) -> Tensor:
+        """then(x W^T + b + plus) [..., O] from x [..., I], weight [O, I], bias [O], plus [..., O];
+        `then` names an activation."""
+        y = self.linear(x, weight, bias)
+        return self.activate(y if plus is None else y + plus, then)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 
-    def elu(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None
-    ) -> Tensor:
-        """ELU(x W^T + b + plus) [..., O], with `plus` [..., O]."""
-        y = self(x, weight, bias)
-        return F.elu(y if plus is None else y + plus, inplace=True)
-
-    def tanh(self, x: Tensor) -> Tensor:
-        return torch.tanh(x)
+    def activate(self, x: Tensor, then: str) -> Tensor:
+        """May overwrite x."""
+        return ACTIVATIONS[then](x)
 
 
 PLAIN = Product()
@@ -75,7 +90,7 @@ class Dense(nn.Sequential):
     def forward(self, x: Tensor, product: Product = PLAIN) -> Tensor:
         *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))
         for layer in hidden:
-            x = product.elu(x, layer.weight, layer.bias)
+            x = product(x, layer.weight, layer.bias, then="elu")
         return full_precision(product(x, last.weight, last.bias))
 
 

@@ -89,7 +89,7 @@ class RSSM(nn.Module):
 
     def prior_belief(self, deter: Tensor, product: Product = PLAIN) -> Normal:
         """The prior over s_t [..., S] given h_t [..., D]."""
-        hidden = product.elu(deter, self.prior_in.weight, self.prior_in.bias)
+        hidden = product(deter, self.prior_in.weight, self.prior_in.bias, then="elu")
         return _normal(product(hidden, self.prior_out.weight, self.prior_out.bias))
 
     def observe(
@@ -127,7 +127,7 @@ class RSSM(nn.Module):
         return State(deter, stoch), actions
 
     def _deter(self, prev: State, action_in: Tensor, product: Product = PLAIN) -> Tensor:
-        hidden = product.elu(prev.stoch, self.stoch_in.weight, plus=action_in)
+        hidden = product(prev.stoch, self.stoch_in.weight, plus=action_in, then="elu")
         return self.gru(hidden, prev.deter, product)
 
     def _posterior(
@@ -139,7 +139,7 @@ class RSSM(nn.Module):
         product: Product = PLAIN,
     ) -> tuple[State, Normal]:
         deter = self._deter(prev, action_in, product)
-        hidden = product.elu(deter, self.deter_in.weight, plus=embed_in)
+        hidden = product(deter, self.deter_in.weight, plus=embed_in, then="elu")
         belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
 
@@ -154,13 +154,13 @@ class GRUCell(nn.GRUCell):
         """x [..., hidden] and h_{t-1} [..., D] -> h_t [..., D]."""
         inputs = full_precision(product(x, self.weight_ih, self.bias_ih))
         hidden = full_precision(product(deter, self.weight_hh, self.bias_hh))
-        if inputs.is_cuda and inputs.dim() == 2 and inputs.shape == hidden.shape:
+        if inputs.is_cuda and inputs.shape == hidden.shape and inputs.dim() == 2:
             # What torch's cell calls there: one kernel.
             return torch.ops.aten._thnn_fused_gru_cell(inputs, hidden, deter)[0]
         sizes = [2 * self.hidden_size, self.hidden_size]
         (gates_x, new_x), (gates_h, new_h) = inputs.split(sizes, -1), hidden.split(sizes, -1)
         reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
-        new = product.tanh(torch.addcmul(new_x, reset, new_h))
+        new = product.activate(torch.addcmul(new_x, reset, new_h), "tanh")
         return torch.lerp(new, deter, keep)
 
 
@@ -176,7 +176,7 @@ class OneGradient(Product):
     def __init__(self) -> None:
         self.layers: dict[int, tuple] = {}  # id of a weight -> what its steps share
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if id(weight) not in self.layers:
             aside: list[tuple[Tensor, Tensor]] = []
             kind = x.device.type

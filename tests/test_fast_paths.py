@@ -276,10 +276,11 @@ def test_fused_layers_are_plain_ones(precision, near):
     layers = {
         "product": lambda p: p(x, weight, bias),
         "no bias": lambda p: p(x, weight),
-        "elu": lambda p: p.elu(x, weight, bias),
-        "plus": lambda p: p.elu(x, weight, plus=plus),
-        "one row": lambda p: p.elu(x[:1], weight, bias, plus),
-        "tanh": lambda p: p.tanh(x),
+        "elu": lambda p: p(x, weight, bias, then="elu"),
+        "plus": lambda p: p(x, weight, plus=plus, then="elu"),
+        "all": lambda p: p(x, weight, bias, plus, "sigmoid"),
+        "one row": lambda p: p(x[:1], weight, bias, plus, "elu"),
+        "tanh": lambda p: p.activate(x, "tanh"),
     }
     for _ in range(2):
         product = fused_product(precision)  # for these weights; its kernels are older
@@ -295,7 +296,7 @@ def test_fused_layers_are_fused():
     """Else nothing but warnings would be gained."""
     fused_product("fp32")
     x, weight, bias = torch.randn(64, 7), torch.randn(5, 7), torch.randn(5)
-    kernel = fused_layer(True, torch.float32, (x.shape, weight.shape, bias.shape, None))
+    kernel = fused_layer("elu", torch.float32, (x.shape, weight.shape, bias.shape, None))
     assert "oneDNNFusionGroup" in str(kernel.graph_for(x, weight, bias))
 
 
