@@ -71,7 +71,7 @@ def fused_layer(then: str, dtype: torch.dtype, shapes: tuple[Any, ...]) -> Calla
     which must not happen amid a run that is to be resumed exactly.
     """
     _, _, with_bias, with_plus = (shape is not None for shape in shapes)
-    activation = {"": lambda y: y, "elu": F.elu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[then]
+    activation = {"": lambda y: y, "elu": F.elu}[then]
 
     def layer(x: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
         y = F.linear(x, weight, more[0] if with_bias else None)

@@ -52,7 +52,6 @@ def relu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda x: x,
     "elu": lambda x: F.elu(x, inplace=True),
-    "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
 }
 
