@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.networks import PLAIN, Product
@@ -26,9 +27,13 @@ WARM_UP = 3  # calls until TorchScript has seen the shapes and fused
 class FusedProduct(Product):
     """Layers by fused kernels, in half precision if `half`: for weights as they are now."""
 
+    FUSES = True
+
     def __init__(self, half: bool):
         self.half = half
         self.low: dict[tuple[int, int], Tensor] = {}  # (address, size) of a weight -> its bf16
+        self.whole: dict[int, Tensor] = {}  # id of a layer -> its weight and another's, joined
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=3)  # inputs and their bf16
 
     def __call__(
         self,
@@ -39,20 +44,32 @@ class FusedProduct(Product):
         then: str = "",
     ) -> Tensor:
         if plus is not None and len(plus) != len(x):  # one row for all
-            y = self(x, weight, bias)
-            return self.activate(y + plus.to(y.dtype), then)
+            plus = plus.expand(len(x), -1).contiguous()
         kept = [None if w is None else self._kept(w) for w in (weight, bias)]
         if self.half:
-            x, plus = x.bfloat16(), None if plus is None else plus.bfloat16()
+            x, plus = self._lowered(x), None if plus is None else plus.bfloat16()
         arguments = (x, *kept, plus)
         kernel = fused_layer(
             then, x.dtype, tuple(None if t is None else t.shape for t in arguments)
         )
         return kernel(*(t for t in arguments if t is not None))
 
-    def activate(self, x: Tensor, then: str) -> Tensor:
-        """tanh as 2 sigmoid(2x) - 1: torch's sigmoid takes a fifth of the time of its tanh."""
-        return x.mul(2).sigmoid_().mul_(2).sub_(1) if then == "tanh" else super().activate(x, then)
+    def of_two(self, x: Tensor, of_x: nn.Linear, y: Tensor, of_y: nn.Linear, then: str) -> Tensor:
+        if id(of_x) not in self.whole:
+            self.whole[id(of_x)] = torch.cat([of_x.weight, of_y.weight], 1).detach()
+        both = torch.cat([x.expand(*y.shape[:-1], -1), y], -1)
+        return self(both, self.whole[id(of_x)], of_y.bias, then=then)
+
+    def _lowered(self, x: Tensor) -> Tensor:
+        """A state is the input of several layers: converted once."""
+        if x.dtype == torch.bfloat16:
+            return x
+        for known, low in self.recent:
+            if known is x:
+                return low
+        low = x.bfloat16()
+        self.recent.append((x, low))
+        return low
 
     def _kept(self, weight: Tensor) -> Tensor:
         if not self.half:
@@ -71,7 +88,7 @@ def fused_layer(then: str, dtype: torch.dtype, shapes: tuple[Any, ...]) -> Calla
     which must not happen amid a run that is to be resumed exactly.
     """
     _, _, with_bias, with_plus = (shape is not None for shape in shapes)
-    activation = {"": lambda y: y, "elu": F.elu}[then]
+    activation = {"": lambda y: y, "elu": F.elu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}[then]
 
     def layer(x: Tensor, weight: Tensor, *more: Tensor) -> Tensor:
         y = F.linear(x, weight, more[0] if with_bias else None)

@@ -76,8 +76,8 @@ class RSSM(nn.Module):
 
     def prior(self, prev: State, action: Tensor, noise: Tensor, product: Product = PLAIN) -> State:
         """One step of imagination: `action` [..., A] is a_{t-1}, `noise` [..., S] draws s_t."""
-        action_in = product(action, self.action_in.weight, self.action_in.bias)
-        deter = self._deter(prev, action_in, product)
+        hidden = product.of_two(prev.stoch, self.stoch_in, action, self.action_in, then="elu")
+        deter = self.gru(hidden, prev.deter, product)
         return State(deter, self.prior_belief(deter, product).sample(noise))
 
     def posterior(
@@ -126,10 +126,6 @@ class RSSM(nn.Module):
         deter, stoch, actions = (torch.stack(x) for x in zip(*steps, strict=True))
         return State(deter, stoch), actions
 
-    def _deter(self, prev: State, action_in: Tensor, product: Product = PLAIN) -> Tensor:
-        hidden = product(prev.stoch, self.stoch_in.weight, plus=action_in, then="elu")
-        return self.gru(hidden, prev.deter, product)
-
     def _posterior(
         self,
         prev: State,
@@ -138,7 +134,8 @@ class RSSM(nn.Module):
         noise: Tensor,
         product: Product = PLAIN,
     ) -> tuple[State, Normal]:
-        deter = self._deter(prev, action_in, product)
+        hidden = product(prev.stoch, self.stoch_in.weight, plus=action_in, then="elu")
+        deter = self.gru(hidden, prev.deter, product)
         hidden = product(deter, self.deter_in.weight, plus=embed_in, then="elu")
         belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
@@ -152,6 +149,8 @@ class GRUCell(nn.GRUCell):
         self, x: Tensor, deter: Tensor, product: Product = PLAIN
     ) -> Tensor:
         """x [..., hidden] and h_{t-1} [..., D] -> h_t [..., D]."""
+        if product.FUSES:
+            return self._by_parts(x, deter, product)
         inputs = full_precision(product(x, self.weight_ih, self.bias_ih))
         hidden = full_precision(product(deter, self.weight_hh, self.bias_hh))
         if inputs.is_cuda and inputs.shape == hidden.shape and inputs.dim() == 2:
@@ -162,6 +161,16 @@ class GRUCell(nn.GRUCell):
         reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
         new = product.activate(torch.addcmul(new_x, reset, new_h), "tanh")
         return torch.lerp(new, deter, keep)
+
+    def _by_parts(self, x: Tensor, deter: Tensor, product: Product) -> Tensor:
+        """The same with the gates' sums and activations inside of products."""
+        cut = [2 * self.hidden_size, self.hidden_size]
+        gates_x, new_x = zip(self.weight_ih.split(cut), self.bias_ih.split(cut), strict=True)
+        gates_h, new_h = zip(self.weight_hh.split(cut), self.bias_hh.split(cut), strict=True)
+        gates = product(x, *gates_x, plus=product(deter, *gates_h), then="sigmoid")
+        reset, keep = gates.chunk(2, -1)
+        new = product(x, *new_x, plus=reset * product(deter, *new_h), then="tanh")
+        return torch.lerp(full_precision(new), deter, full_precision(keep))
 
 
 class OneGradient(Product):
