@@ -32,7 +32,7 @@ from suites.expand import overrides_of
 
 HEARTBEAT_S = 5.0
 SACRED_BEAT_S = 20.0  # each beat writes all metrics anew
-RATE_OVER_S = 120.0  # the rate shown is that of the last two minutes
+RATE_OVER_S = 120.0  # the rate shown is that of the last two minutes, or of half the attempt
 ORPHAN_STOPS_WITHIN_S = 120.0
 
 EXIT_CODES = {"COMPLETED": 0, "FAILED": 1, "INTERRUPTED": 3}
@@ -333,8 +333,8 @@ class _Board:
         self._ended = threading.Event()
         self._first: Any = None  # train's first Progress and its last
         self._latest: Any = None
-        self._start_s = time.monotonic()
-        self._seen: deque[tuple[float, int]] = deque()  # (time, env_steps)
+        self._clock_s, self._awake_s = time.monotonic(), 0.0  # now, and without gaps
+        self._seen: deque[tuple[float, int]] = deque()  # (time awake, env_steps)
         kept = ("env_steps", "updates", "episode_return", "evaluate_return")
         self.status: records.Status = {
             "run_id": spec.run_id,
@@ -365,6 +365,7 @@ class _Board:
         self._write()
 
     def _take_latest(self) -> None:
+        self._look_at_the_clock()
         latest = self._latest
         if latest is not None:
             self.status.update(
@@ -377,29 +378,32 @@ class _Board:
             self._estimate(latest.env_steps)
 
     def _estimate(self, env_steps: int) -> None:
-        """Rate and time left, over the last RATE_OVER_S. A gap in the heartbeats (SIGSTOP, a laptop
-        asleep) is left out."""
-        time_s = time.monotonic()
-        if self._seen and time_s - self._seen[-1][0] > 6 * HEARTBEAT_S:
-            self._seen.clear()
-        self._seen.append((time_s, env_steps))
-        while time_s - self._seen[0][0] > RATE_OVER_S and len(self._seen) > 2:
+        """Rate and time left, over the later half of the attempt: collecting and updating take
+        turns, of minutes each in a slow run, and the first episodes come without updates."""
+        self._seen.append((self._awake_s, env_steps))
+        long_s = max(RATE_OVER_S, self._awake_s / 2)
+        while len(self._seen) > 2 and self._awake_s - self._seen[1][0] >= long_s:
             self._seen.popleft()
-        seconds, steps = time_s - self._seen[0][0], env_steps - self._seen[0][1]
+        seconds, steps = self._awake_s - self._seen[0][0], env_steps - self._seen[0][1]
         if seconds > 0 and steps > 0:
             rate = steps / seconds
             left = max(0, self.status["budget_env_steps"] - env_steps) / rate
             self.status.update(env_steps_per_second=round(rate, 2), seconds_left=round(left))
+
+    def _look_at_the_clock(self) -> None:
+        """A gap in the heartbeats (SIGSTOP, a laptop asleep) is no time."""
+        before, self._clock_s = self._clock_s, time.monotonic()
+        if self._clock_s - before <= 6 * HEARTBEAT_S:
+            self._awake_s += self._clock_s - before
 
     def finish(self, status: str, **values: Any) -> None:
         """The last word; no heartbeat follows. The rate is now that of the whole attempt."""
         self._ended.set()
         with self._lock:
             self._take_latest()
-            seconds = time.monotonic() - self._start_s
-            if self._latest is not None:
+            if self._latest is not None and self._awake_s > 0:
                 steps = self._latest.env_steps - self._first.env_steps
-                self.status["env_steps_per_second"] = round(steps / seconds, 2)
+                self.status["env_steps_per_second"] = round(steps / self._awake_s, 2)
             self.status.update(status=status, ended=records.now(), seconds_left=None, **values)
         self._write(last=True)
 

@@ -157,20 +157,38 @@ def test_two_processes_do_not_execute_one_run(tmp_path):
     assert not records.is_locked(spec.folder)
 
 
-def test_a_pause_is_left_out_of_the_rate(tmp_path, monkeypatch):
-    """Ten env_steps a second, an hour asleep, then five a second."""
+def board_at(tmp_path, monkeypatch, moments):
+    """What a run's status says of rate and time left after each (seconds, env_steps)."""
     time_s = [0.0]
     monkeypatch.setattr(experiment.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
     spec.folder.mkdir(parents=True)
     board = experiment._Board(spec, config_from_dict(spec.config), 1, "", {}, lambda status: None)
     said = []
-    for seconds, env_steps in [(5, 100), (10, 150), (15, 200), (3615, 200), (3620, 225)]:
+    for seconds, env_steps in moments:
         time_s[0] = seconds
         board.progress(Progress(env_steps, 0, 0, None, None))
         board.beat()
         said.append((board.status["env_steps_per_second"], board.status["seconds_left"]))
-    assert said == [(None, None), (10, 985), (10, 980), (10, 980), (5, 1955)]
+    board.finish("COMPLETED")
+    return said, board.status
+
+
+def test_a_pause_is_left_out_of_the_rate(tmp_path, monkeypatch):
+    """Ten env_steps a second, an hour asleep, then ten a second again."""
+    moments = [(5, 100), (10, 150), (15, 200), (3615, 200), (3620, 250)]
+    said, last = board_at(tmp_path, monkeypatch, moments)
+    assert said == [(None, None), (10, 985), (10, 980), (10, 980), (10, 975)]
+    assert last["env_steps_per_second"] == 150 / 20
+
+
+def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
+    """Ten episodes, each collected in 10 s and learned from in 490: two env_steps a second."""
+    beats = range(0, 5001, 5)
+    moments = [(s, 1000 * (s // 500) + min(1000, 100 * (s % 500))) for s in beats]
+    said, _ = board_at(tmp_path, monkeypatch, moments)
+    in_burst, late = said[beats.index(1010)], said[beats.index(2990) :]
+    assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
