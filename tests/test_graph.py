@@ -1,5 +1,6 @@
 """Updates as a CUDA graph: the buffers everywhere, the graph itself where there is a GPU."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -97,6 +98,33 @@ def test_an_update_waits_for_nothing_and_changes_all_in_place(variant):
     assert places() == before
     with pytest.raises(AssertionError, match="waits"), NoWaiting():
         torch.ones(2).sum().item()
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:-1], ids=str)
+def test_an_update_makes_every_tensor_on_its_device(variant, monkeypatch):
+    """On `meta`, which knows shapes only: it mixes with tensors of a CPU no more than a GPU does.
+    It has neither autocast nor fused Adam."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: False)
+    config, meta = tiny(**variant), torch.device("meta")
+    agent, here = Agent(config, SPACE, meta), Agent(config, SPACE)
+    agent.optimisers = {
+        name: torch.optim.Adam(parameters, foreach=False)
+        for name, parameters in agent.parameters.items()
+    }
+    batch, noise = moved(next(batches(config, 1)), meta), moved(here.draw_noise(0), meta)
+    agent.learn(batch, noise)
+    assert {p.device for group in agent.parameters.values() for p in group} == {meta}
+    assert agent.initial_memory(2).action.device == meta
+    with pytest.raises(RuntimeError, match="device"):
+        agent.learn(batch._replace(reward=batch.reward.new_zeros(3, 5, device="cpu")), noise)
+
+
+def moved(tree: Any, device: torch.device) -> Any:
+    """`tree` of tensors on `device`."""
+    if tree is None or isinstance(tree, torch.Tensor):
+        return None if tree is None else tree.to(device)
+    return type(tree)(*(moved(part, device) for part in tree))
 
 
 def test_results_are_not_overwritten_by_later_calls():
