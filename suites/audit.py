@@ -18,43 +18,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import orjson
-
-from dreamer.config import UserError
-from suites import command, expand, mongo_urls, records
+from dreamer.config import UserError, nearest
+from suites import command, expand, mongo, mongo_urls, records
 from suites.expand import Run
-
-if TYPE_CHECKING:
-    from suites import mongo
+from suites.recorded import Finding, Recorded, read, read_json
 
 RERUN = "run the suite again"
 MANY = 100  # runs: from so many on, further processes pay
-
-
-class Finding(NamedTuple):
-    """Something that is not as it should be."""
-
-    kind: str
-    run_id: str  # "" for findings about the suite
-    attempt: int | None
-    text: str
-    todo: str
-
-
-class Recorded(NamedTuple):
-    """What a run's folder holds, read once."""
-
-    run: Run
-    folder: Path
-    state: str
-    status: records.Status
-    config: dict[str, Any] | None
-    metrics: list[dict[str, Any]]
-    line_problems: list[str]
-    returns: int | None  # hash of the training episodes' returns
-    stories: dict[int, dict[str, Any]]  # provenance.json by attempt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,8 +98,6 @@ def _look_at_one(results: Path, with_metrics: bool, run: Run) -> tuple[Recorded,
 
 
 def _server(url: str) -> mongo.Server:
-    from suites import mongo
-
     with mongo_urls.failures_told(url):
         return mongo.Server(url)
 
@@ -139,31 +109,6 @@ def _urls(options: argparse.Namespace, suites: Sequence[expand.Suite]) -> list[s
     if options.push and not urls:
         raise UserError("--push: no server is named; give --mongo URL")
     return list(dict.fromkeys(urls))
-
-
-# --- Reading --------------------------------------------------------------------------------------
-
-
-def read(results: Path, run: Run) -> Recorded:
-    folder = records.run_folder(results, run.run_id)
-    status = records.read_status(folder)
-    metrics, problems = records.read_metrics(folder / "metrics.jsonl")
-    returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
-    stories = {n: _json(folder / f"attempts/{n}/provenance.json") for n in records.attempts(folder)}
-    return Recorded(
-        run, folder, records.state_of(folder, status), status or {},
-        _json(folder / "config.json"), metrics, problems,
-        hash(tuple(returns)) if len(returns) > 1 else None,
-        {n: found for n, found in stories.items() if found is not None},
-    )  # fmt: skip
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 # --- Checking -------------------------------------------------------------------------------------
@@ -265,7 +210,7 @@ def check_sacred(results: Path, r: Recorded) -> Iterator[Finding]:
     last = r.status.get("attempt")
     for number in records.attempts(r.folder):
         folder = results / "sacred" / f"{r.run.run_id}-{number}"
-        record = _json(folder / "run.json")
+        record = read_json(folder / "run.json")
 
         def finding(text: str, number: int = number) -> Finding:
             todo = "the run's own files are the truth; nothing, or push them to MongoDB"
@@ -351,8 +296,6 @@ def story(results: Path, run_id: str) -> str:
     """Everything about one run: settings, attempts, how they ended, what was measured."""
     folder = records.run_folder(results, run_id)
     if not folder.is_dir():
-        from dreamer.config import nearest
-
         names = [path.name for path in (results / "runs").glob("*")]
         raise UserError(
             f"--run {run_id}: no such run" + (f"; {nearest(run_id, names)}" if names else "")
@@ -371,7 +314,7 @@ def story(results: Path, run_id: str) -> str:
 
 
 def _attempt_story(folder: Path, number: int) -> list[str]:
-    found: Mapping[str, Any] = _json(folder / "provenance.json") or {}
+    found: Mapping[str, Any] = read_json(folder / "provenance.json") or {}
     machine = found.get("machine") or {}
     lines = [
         f"  attempt {number}, started {found.get('started')} by {found.get('executor')}",

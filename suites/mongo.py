@@ -7,12 +7,10 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from suites import mongo_urls, records
-
-if TYPE_CHECKING:
-    from suites.audit import Finding, Recorded
+from suites.recorded import Finding, Recorded
 
 SAME = 1e-12  # values that differ by less, relatively, were only rounded by the server
 PUSH = "python -m suites.audit SUITE --push"
@@ -34,8 +32,6 @@ class Server:
 
     def check_run(self, r: Recorded) -> Iterator[Finding]:
         """What differs between a run's files and the database."""
-        from suites.audit import Finding
-
         documents, measured = self._read(r)
         for number, values in _truth(r).items():
 
@@ -61,8 +57,6 @@ class Server:
         self, results: Path, recorded: Sequence[Recorded], suites: set[str]
     ) -> Iterator[Finding]:
         """Attempts that only the database knows. `suites`: names of those that are here whole."""
-        from suites.audit import Finding
-
         attempts = {r.run.run_id: set(records.attempts(r.folder)) for r in recorded}
         named = {"$project": {"suites": "$info.provenance.suites"}}
         for document in self.runs.aggregate([named]):
