@@ -197,8 +197,9 @@ def draw_lines(
             here = table[table["task"] == task]
             if reference is not None:
                 _draw_reference(axes, reference[reference["task"] == task])
-            for method in styles:
-                _draw_line(axes, here[here["method"] == method], x, styles[method])
+            for place, method in enumerate(styles):
+                rows = here[here["method"] == method]
+                _draw_line(axes, rows, x, styles[method], place, len(styles))
             if here.empty:
                 axes.text(0.5, 0.5, "no runs", transform=axes.transAxes, ha="center", color=GREY)
             if baselines is not None:
@@ -220,7 +221,11 @@ def draw_lines(
     return finish(figure, notes, synthetic)
 
 
-def _draw_line(axes: Axes, rows: pd.DataFrame, x: str, style: Style) -> None:
+def _draw_line(
+    axes: Axes, rows: pd.DataFrame, x: str, style: Style, place: int, count: int
+) -> None:
+    """The line of method number `place` of `count`: markers take turns, so that methods are seen
+    where one line lies on another."""
     if rows.empty:
         return
     rows = rows.sort_values(x)
@@ -233,14 +238,15 @@ def _draw_line(axes: Axes, rows: pd.DataFrame, x: str, style: Style) -> None:
     near = ~full
     near[1:] |= ~full[:-1]
     near[:-1] |= ~full[1:]
-    every = max(1, len(xs) // 5)
+    every = max(1, len(xs) // 5, min(count, len(xs)))
+    first = (every // 2 + place * every // count) % every
     for chosen, line, width in ((full, style.line, 1.25), (near, (0, (1, 1.3)), 1.0)):
         drawn = np.where(chosen, mean, np.nan)
         if np.isfinite(drawn).any():
             axes.plot(
                 xs, drawn, color=style.colour, linestyle=line, linewidth=width,
                 marker=style.marker, markersize=2.8, markeredgewidth=0,
-                markevery=(every // 2, every), clip_on=False, zorder=3,
+                markevery=(first, every), clip_on=False, zorder=3,
             )  # fmt: skip
 
 
