@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamer.config import Config
 from dreamer.networks import PLAIN, Product
@@ -32,8 +31,6 @@ class FusedProduct(Product):
     def __init__(self, half: bool):
         self.half = half
         self.low: dict[tuple[int, int], Tensor] = {}  # (address, size) of a weight -> its bf16
-        self.whole: dict[int, Tensor] = {}  # id of a layer -> its weight and another's, joined
-        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=3)  # inputs and their bf16
 
     def __call__(
         self,
@@ -44,32 +41,16 @@ class FusedProduct(Product):
         then: str = "",
     ) -> Tensor:
         if plus is not None and len(plus) != len(x):  # one row for all
-            plus = plus.expand(len(x), -1).contiguous()
+            y = self(x, weight, bias)
+            return self.activate(y + plus.to(y.dtype), then)
         kept = [None if w is None else self._kept(w) for w in (weight, bias)]
         if self.half:
-            x, plus = self._lowered(x), None if plus is None else plus.bfloat16()
+            x, plus = x.bfloat16(), None if plus is None else plus.bfloat16()
         arguments = (x, *kept, plus)
         kernel = fused_layer(
             then, x.dtype, tuple(None if t is None else t.shape for t in arguments)
         )
         return kernel(*(t for t in arguments if t is not None))
-
-    def of_two(self, x: Tensor, of_x: nn.Linear, y: Tensor, of_y: nn.Linear, then: str) -> Tensor:
-        if id(of_x) not in self.whole:
-            self.whole[id(of_x)] = torch.cat([of_x.weight, of_y.weight], 1).detach()
-        both = torch.cat([x.expand(*y.shape[:-1], -1), y], -1)
-        return self(both, self.whole[id(of_x)], of_y.bias, then=then)
-
-    def _lowered(self, x: Tensor) -> Tensor:
-        """A state is the input of several layers: converted once."""
-        if x.dtype == torch.bfloat16:
-            return x
-        for known, low in self.recent:
-            if known is x:
-                return low
-        low = x.bfloat16()
-        self.recent.append((x, low))
-        return low
 
     def _kept(self, weight: Tensor) -> Tensor:
         if not self.half:

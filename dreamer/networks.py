@@ -75,10 +75,6 @@ class Product:
         y = self.linear(x, weight, bias)
         return self.activate(y if plus is None else y + plus, then)
 
-    def of_two(self, x: Tensor, of_x: nn.Linear, y: Tensor, of_y: nn.Linear, then: str) -> Tensor:
-        """then(W [x, y] + b), where W comes as two layers and the bias is the second's."""
-        return self(x, of_x.weight, plus=self(y, of_y.weight, of_y.bias), then=then)
-
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
 

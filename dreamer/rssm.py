@@ -76,8 +76,8 @@ class RSSM(nn.Module):
 
     def prior(self, prev: State, action: Tensor, noise: Tensor, product: Product = PLAIN) -> State:
         """One step of imagination: `action` [..., A] is a_{t-1}, `noise` [..., S] draws s_t."""
-        hidden = product.of_two(prev.stoch, self.stoch_in, action, self.action_in, then="elu")
-        deter = self.gru(hidden, prev.deter, product)
+        action_in = product(action, self.action_in.weight, self.action_in.bias)
+        deter = self._deter(prev, action_in, product)
         return State(deter, self.prior_belief(deter, product).sample(noise))
 
     def posterior(
@@ -126,6 +126,10 @@ class RSSM(nn.Module):
         deter, stoch, actions = (torch.stack(x) for x in zip(*steps, strict=True))
         return State(deter, stoch), actions
 
+    def _deter(self, prev: State, action_in: Tensor, product: Product = PLAIN) -> Tensor:
+        hidden = product(prev.stoch, self.stoch_in.weight, plus=action_in, then="elu")
+        return self.gru(hidden, prev.deter, product)
+
     def _posterior(
         self,
         prev: State,
@@ -134,8 +138,7 @@ class RSSM(nn.Module):
         noise: Tensor,
         product: Product = PLAIN,
     ) -> tuple[State, Normal]:
-        hidden = product(prev.stoch, self.stoch_in.weight, plus=action_in, then="elu")
-        deter = self.gru(hidden, prev.deter, product)
+        deter = self._deter(prev, action_in, product)
         hidden = product(deter, self.deter_in.weight, plus=embed_in, then="elu")
         belief = _normal(product(hidden, self.posterior_out.weight, self.posterior_out.bias))
         return State(deter, belief.sample(noise)), belief
