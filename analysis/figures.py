@@ -238,7 +238,7 @@ def _draw_line(
     near = ~full
     near[1:] |= ~full[:-1]
     near[:-1] |= ~full[1:]
-    every = max(1, len(xs) // 5, min(count, len(xs)))
+    every = max(len(xs) // 5, min(count, len(xs)))
     first = (every // 2 + place * every // count) % every
     for chosen, line, width in ((full, style.line, 1.25), (near, (0, (1, 1.3)), 1.0)):
         drawn = np.where(chosen, mean, np.nan)

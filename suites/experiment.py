@@ -32,7 +32,7 @@ from suites.expand import overrides_of
 
 HEARTBEAT_S = 5.0
 SACRED_BEAT_S = 20.0  # each beat writes all metrics anew
-RATE_OVER_S = 120.0  # the rate shown is that of the last two minutes, or of half the attempt
+RATE_OVER_S = 120.0  # at least; the rate shown is that of the attempt's later half
 ORPHAN_STOPS_WITHIN_S = 120.0
 
 EXIT_CODES = {"COMPLETED": 0, "FAILED": 1, "INTERRUPTED": 3}
@@ -333,7 +333,7 @@ class _Board:
         self._ended = threading.Event()
         self._first: Any = None  # train's first Progress and its last
         self._latest: Any = None
-        self._clock_s, self._awake_s = time.monotonic(), 0.0  # now, and without gaps
+        self._clock_s, self._awake_s = time.monotonic(), 0.0  # last look; seconds without gaps
         self._seen: deque[tuple[float, int]] = deque()  # (time awake, env_steps)
         kept = ("env_steps", "updates", "episode_return", "evaluate_return")
         self.status: records.Status = {
@@ -361,7 +361,8 @@ class _Board:
         self._latest = progress
 
     def beat(self) -> None:
-        self._take_latest()
+        with self._lock:
+            self._take_latest()
         self._write()
 
     def _take_latest(self) -> None:

@@ -309,6 +309,9 @@ def test_fused_layers_are_fused():
 def test_a_plans_rewards_are_those_of_plain_layers(environments, precision, near):
     config = tiny(behaviour="planet", planner_candidates=50, planner_horizon=3)
     agent, n = Agent(config, SPACE), environments
+    for parameter in agent.model.parameters():
+        if parameter.dim() == 1:  # biases begin as zero, anywhere the same
+            nn.init.normal_(parameter, std=0.2)
     state = State(torch.randn(n, config.deter_size), torch.randn(n, config.stoch_size))
     actions = torch.rand(n, 50, 3, SPACE.size) * 2 - 1
     rewards = []

@@ -218,6 +218,23 @@ def test_lines_are_drawn_where_the_numbers_are():
     assert axes.get_ylim()[1] >= 1000 and axes.get_title() == "Walker Walk"
 
 
+@pytest.mark.parametrize("points", [11, 100])
+def test_lines_on_each_other_show_their_markers_in_turn(points):
+    row = {"task": "walker_walk", "mean": 0.0, "low": np.nan, "high": np.nan, "n": 1}
+    styles = dict(list(STYLES.items())[:5])
+    table = pd.DataFrame(
+        [
+            {**row, "n_expected": 1, "method": m, "env_steps": x}
+            for m in styles
+            for x in range(points)
+        ]
+    )
+    lines = figures.draw_lines(table, styles).axes[0].lines
+    markers = [range(points)[first::every] for first, every in (x.get_markevery() for x in lines)]
+    assert len(markers) == 5 and all(len(places) >= 2 for places in markers)
+    assert len({x for places in markers for x in places}) == sum(map(len, markers))
+
+
 def test_games_have_scales_of_their_own(made):
     """Pong's -21 to 21 is not squeezed into the control suite's 0 to 1000, nor averaged with it."""
     _, summaries, drawn = made

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from dreamer.agent import Agent
 from dreamer.config import make_config
@@ -100,7 +101,7 @@ def test_an_update_waits_for_nothing_and_changes_all_in_place(variant):
         torch.ones(2).sum().item()
 
 
-@pytest.mark.parametrize("variant", VARIANTS[:-1], ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if "precision" not in v], ids=str)
 def test_an_update_makes_every_tensor_on_its_device(variant, monkeypatch):
     """On `meta`, which knows shapes only: it mixes with tensors of a CPU no more than a GPU does.
     It has neither autocast nor fused Adam."""
@@ -112,19 +113,14 @@ def test_an_update_makes_every_tensor_on_its_device(variant, monkeypatch):
         name: torch.optim.Adam(parameters, foreach=False)
         for name, parameters in agent.parameters.items()
     }
-    batch, noise = moved(next(batches(config, 1)), meta), moved(here.draw_noise(0), meta)
+    batch, noise = tree_map_only(
+        torch.Tensor, lambda x: x.to(meta), (next(batches(config, 1)), here.draw_noise(0))
+    )
     agent.learn(batch, noise)
     assert {p.device for group in agent.parameters.values() for p in group} == {meta}
     assert agent.initial_memory(2).action.device == meta
     with pytest.raises(RuntimeError, match="device"):
         agent.learn(batch._replace(reward=batch.reward.new_zeros(3, 5, device="cpu")), noise)
-
-
-def moved(tree: Any, device: torch.device) -> Any:
-    """`tree` of tensors on `device`."""
-    if tree is None or isinstance(tree, torch.Tensor):
-        return None if tree is None else tree.to(device)
-    return type(tree)(*(moved(part, device) for part in tree))
 
 
 def test_results_are_not_overwritten_by_later_calls():

@@ -37,7 +37,8 @@ def main() -> None:
     if arguments.reference:
         released = read_curves(arguments.reference)
         released = released[released["task"].isin(table["task"])]
-        reference = reference_statistics(released[released["env_steps"] <= 105_000], "sd")
+        near = released["env_steps"] <= 1.05 * table["env_steps"].max()
+        reference = reference_statistics(released[near], "sd")
     figure = draw_lines(
         table,
         {name: style for name, style in STYLES.items() if name in set(table["method"])},
