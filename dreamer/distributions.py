@@ -37,6 +37,11 @@ def normal_kl(p: Normal, q: Normal) -> Tensor:
     return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
 
 
+# The released code's log-density clips actions at 0.99999997 before it inverts tanh. In single
+# precision that number is 1 - 2^-24, whose raw value is about 8.66.
+RAW_EDGE = math.atanh(1 - 2.0**-24)
+
+
 class TanhNormal(NamedTuple):
     """A Normal squashed into (-1, 1) by tanh (Eq. 3)."""
 
@@ -48,9 +53,13 @@ class TanhNormal(NamedTuple):
         return torch.tanh(self.mean + self.std * noise)
 
     def mode(self, noise: Tensor) -> Tensor:
-        """The most likely of K samples (released code): `noise` [K, ..., A] -> [..., A]."""
+        """The most likely of K samples (released code): `noise` [K, ..., A] -> [..., A].
+
+        Saturated samples tie, and of equals the first wins. So a wide policy's mode is the sign of
+        its mean; told apart, the farthest sample would win, with a partly random sign.
+        """
         raw = self.mean + self.std * noise
-        best = self.log_prob_raw(raw).argmax(0)  # [...]
+        best = self.log_prob_raw(raw.clamp(-RAW_EDGE, RAW_EDGE)).argmax(0)  # [...]
         index = best[None, ..., None].expand(1, *raw.shape[1:])
         return torch.tanh(raw.gather(0, index)[0])
 

@@ -1,5 +1,8 @@
 """Distributions against torch.distributions and definitions, in float64."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import distributions as td
@@ -58,6 +61,39 @@ def test_tanh_normal_mode_is_the_most_likely_of_its_samples(generator):
     best = reference.log_prob(samples).sum(-1).argmax(0)
     expected = torch.stack([samples[k, i] for i, k in enumerate(best)])
     torch.testing.assert_close(p.mode(noise), expected)
+
+
+@pytest.mark.parametrize("mean", [0.3, 1.0, -0.3])
+def test_a_wide_policys_mode_is_the_sign_of_its_mean(generator, mean):
+    """The first sample that saturates on the mean's side, as in the released code: its density is
+    the largest there is once actions are clipped at 0.99999997, in single precision 1 - 2^-24."""
+    count, std = 5000, 5.0
+    noise = torch.randn(100, count, 1, generator=generator)
+    mode = TanhNormal(torch.full((count, 1), mean), torch.full((count, 1), std)).mode(noise)
+    edge = float(np.arctanh(1 - 2.0**-24))
+    raw = math.copysign(1, mean) * (mean + std * noise)[..., 0]
+    saturated = raw > edge
+    first = saturated.float().argmax(0)
+    expected = math.copysign(1, mean) * torch.tanh(raw.gather(0, first[None])[0])
+    some = saturated.any(0)
+    assert torch.equal(mode[some, 0], expected[some])
+    none = td.Normal(abs(mean), std).cdf(torch.tensor(edge)) ** 100  # probability: 0.2 to 0.8 %
+    assert 1 - some.float().mean() < 1.5 * none + 0.001
+    assert math.copysign(1, mean) * mode.mean() > 1 - 2 * (1.5 * none + 0.001)
+
+
+@pytest.mark.parametrize("std", [0.3, 1.0, 2.0, 5.0])
+def test_the_mode_is_the_released_codes(generator, std):
+    """Slowly, from the actions: clipped, tanh inverted, the first of the most likely."""
+    mean = torch.linspace(-1.5, 1.5, 60)[:, None].expand(60, 2).contiguous()
+    p = TanhNormal(mean, torch.full_like(mean, std))
+    noise = torch.randn(100, 60, 2, generator=generator)
+    action = p.sample(noise).double().numpy()
+    clipped = np.clip(action, -np.float32(0.99999997), np.float32(0.99999997)).astype(np.float64)
+    z = (np.arctanh(clipped) - mean.double().numpy()) / std
+    density = (-0.5 * z**2 - np.log(std) - np.log1p(-(clipped**2))).sum(-1)
+    expected = np.take_along_axis(action, density.argmax(0)[None, :, None], 0)[0]
+    np.testing.assert_allclose(p.mode(noise).numpy(), expected, atol=1e-5)
 
 
 def test_saturated_actions_have_the_gradient_of_half_precision():
