@@ -85,6 +85,9 @@ class Config:
 
     # Schedule (Algorithm 1).
     seed_episodes: int = setting(5, "episodes of random actions before the first update", low=1)
+    seed_min_env_steps: int = setting(
+        5000, "env_steps of random actions at least, up to the budget", low=0, before=0
+    )
     first_updates: int = setting(100, "updates right after the seed episodes", low=0)
     updates_per_1000_env_steps: int = setting(100, "updates for each 1000 env_steps since", low=0)
     collect: str = setting(
@@ -252,6 +255,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": dict(
         env_steps=12_000,
         time_limit_env_steps=50,
+        seed_min_env_steps=0,  # a toy's seed episodes are full ones
         batch_size=10,
         length=10,
         horizon=8,

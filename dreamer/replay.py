@@ -125,7 +125,7 @@ class Replay:
         if not self._samplable:
             raise UserError(
                 f"length: none of the {len(self._tables)} episodes has {self.length} agent_steps; "
-                "set a smaller length"
+                "set a smaller length or a larger seed_min_env_steps"
             )
         windows = []
         for _ in range(batch_size):

@@ -74,10 +74,17 @@ class Summary(NamedTuple):
     evaluate_return: float | None
 
 
+def seeding(config: Config, counters: Counters) -> bool:
+    """Whether random actions are due: until there are both `seed_episodes` and
+    `seed_min_env_steps`, so that episodes which end early do not leave too little to learn from."""
+    enough = min(config.seed_min_env_steps, config.env_steps)
+    return counters.episodes < config.seed_episodes or counters.env_steps < enough
+
+
 def updates_due(config: Config, counters: Counters) -> int:
     """Updates that belong to the env_steps so far: none while seeding, then `first_updates`, then
     `updates_per_1000_env_steps` for what came after the seed episodes."""
-    if counters.episodes < config.seed_episodes:
+    if seeding(config, counters):
         return 0
     since = counters.env_steps - counters.seed_env_steps
     return config.first_updates + since * config.updates_per_1000_env_steps // 1000
@@ -90,7 +97,7 @@ def next_stage(config: Config, counters: Counters) -> str | None:
     the end.
     """
     c = counters
-    if c.episodes < config.seed_episodes:
+    if seeding(config, c):
         return COLLECT
     if c.updates < updates_due(config, c):
         return UPDATE
@@ -193,7 +200,7 @@ class _Run:
             self._keep(episode, env_steps, round)
         c, config = self.counters, self.config
         over = c.env_steps >= config.env_steps
-        if config.collect == "parallel" and c.episodes > config.seed_episodes and not over:
+        if config.collect == "parallel" and not round.random and not over:
             self.collector.start(next_round(config, c, self.space.discrete))
 
     def _keep(self, episode: Episode, env_steps: int, round: Round) -> None:
@@ -464,10 +471,11 @@ def next_round(config: Config, counters: Counters, discrete: bool) -> Round:
     """The training episodes that are due, `environments` at once: no more than the seed episodes
     that are left, and after them no more than the budget has room for."""
     c = counters
-    random = c.episodes < config.seed_episodes
-    left = -(-(config.env_steps - c.env_steps) // config.time_limit_env_steps)
+    random, limit = seeding(config, c), config.time_limit_env_steps
+    left = -(-(config.env_steps - c.env_steps) // limit)
     if random:
-        left = config.seed_episodes - c.episodes
+        enough = min(config.seed_min_env_steps, config.env_steps)
+        left = max(config.seed_episodes - c.episodes, -(-(enough - c.env_steps) // limit))
     explore = exploration(config, c.env_steps, discrete)
     return Round(c.episodes, min(config.environments, left), explore, random, c.updates)
 

@@ -73,6 +73,15 @@ def test_a_round_is_no_larger_than_what_is_due():
     assert next_round(config, seeded._replace(env_steps=200), False).episodes == 2
 
 
+def test_a_seeding_round_is_as_many_full_episodes_as_are_missing():
+    config = minute(environments=9, seed_min_env_steps=200)
+    assert next_round(config, Counters(), False)[:2] == (0, 5)
+    assert next_round(config, Counters(env_steps=130, episodes=4), False)[:2] == (4, 2)
+    assert not next_round(config, Counters(env_steps=200, episodes=6), False).random
+    by_episodes = minute(environments=9, seed_episodes=7, seed_min_env_steps=200)
+    assert next_round(by_episodes, Counters(env_steps=130, episodes=4), False).episodes == 3
+
+
 @pytest.mark.parametrize(("overrides", "threads"), [
     ({}, 5), ({"environments": 2}, 5), ({"collect": "parallel"}, 4),
     ({"collect": "parallel", "environments": 2}, 3),

@@ -1,5 +1,6 @@
 """The loop: what comes when, what is recorded, and that nothing is lost or doubled by a kill -9."""
 
+import dataclasses
 import json
 import multiprocessing
 import random
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
-from dreamer.config import Config, UserError, make_config
+from dreamer.config import BEFORE, Config, UserError, make_config
 from dreamer.envs import Probe
 from dreamer.replay import Cursor, Replay
 from dreamer.train import (
@@ -27,7 +28,9 @@ from dreamer.train import (
     Counters,
     Progress,
     exploration,
+    next_round,
     next_stage,
+    seeding,
     train,
     updates_due,
 )
@@ -103,12 +106,46 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 def test_updates_are_due_in_the_papers_ratio():
     config = make_config("submission")
-    seeding = Counters(env_steps=4000, episodes=4, seed_env_steps=4000)
-    assert updates_due(config, seeding) == 0
+    random = Counters(env_steps=4000, episodes=4, seed_env_steps=4000)
+    assert updates_due(config, random) == 0
     seeded = Counters(env_steps=5000, episodes=5, seed_env_steps=5000)
     assert updates_due(config, seeded) == 100
     assert updates_due(config, seeded._replace(env_steps=6000, episodes=6)) == 200
     assert updates_due(config, seeded._replace(env_steps=2_000_000)) == 100 + 199_500
+
+
+def play(config: Config, episode_env_steps: int) -> Counters:
+    """Counters after seeding with episodes of this length, one at a time."""
+    c = Counters()
+    while seeding(config, c):
+        assert next_stage(config, c) == COLLECT and updates_due(config, c) == 0
+        assert next_round(config, c, False).random
+        c = c._replace(env_steps=c.env_steps + episode_env_steps, episodes=c.episodes + 1)
+    assert not next_round(config, c, False).random
+    return c
+
+
+@pytest.mark.parametrize("preset", ["published", "submission", "small"])
+def test_seeding_is_five_full_episodes_and_more_short_ones(preset):
+    config = make_config(preset)
+    assert play(config, 1000)[:4] == (5000, 0, 0, 5)
+    assert play(config, 60)[:4] == (5040, 0, 0, 84)
+    assert play(make_config(preset, {"env_steps": 120}), 30)[:4] == (150, 0, 0, 5)
+    before = make_config(preset, {"seed_min_env_steps": BEFORE["seed_min_env_steps"]})
+    assert play(before, 60)[:4] == (300, 0, 0, 5)
+
+
+def test_short_episodes_leave_something_to_sample(tmp_path):
+    """Four of five episodes are too short to be sampled, and at first all of them."""
+    config = minute("short_episodes:make", env_steps=160, seed_min_env_steps=100)
+    with pytest.raises(UserError, match="seed_min_env_steps"):
+        train(dataclasses.replace(config, seed_min_env_steps=0), tmp_path / "before")
+    train(config, tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
+    random = [r for r in records if r["kind"] == "episode" and r["random"]]
+    assert len(random) > config.seed_episodes
+    assert random[-2]["env_steps"] < config.seed_min_env_steps <= random[-1]["env_steps"]
+    assert any(r["kind"] == "update" for r in records)
 
 
 def test_a_whole_run_follows_algorithm_1():
