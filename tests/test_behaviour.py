@@ -257,6 +257,14 @@ def test_imagination_starts_leave_out_the_last_step_where_episodes_can_end():
     torch.testing.assert_close(cut.deter, states.deter[:, :2].reshape(4, 4))
 
 
+def test_every_state_has_noise_of_its_own():
+    """The released code draws one vector of latent noise for a whole batch."""
+    posterior, imagination = Agent(tiny(), SPACE).draw_noise(0)
+    for noise in (posterior, imagination.stoch, imagination.action):
+        vectors = noise.flatten(0, 1)
+        assert len(vectors.unique(dim=0)) == len(vectors)
+
+
 # Planning.
 
 

@@ -73,6 +73,13 @@ def test_sampling_is_uniform_over_episodes_then_positions(tmp_path):
         assert abs(seen - count * p) < 5 * (count * p * (1 - p)) ** 0.5
 
 
+def test_a_new_episode_is_in_the_next_batches(tmp_path):
+    replay = filled(tmp_path, [20, 20])
+    replay.append(counting_episode(2, 20))
+    batch = replay.sample(np.random.default_rng(0), 60)
+    assert 10 < (batch.action[:, 0, 0] == 2).sum() < 30  # 20 on average
+
+
 def test_the_same_generator_gives_the_same_batch(tmp_path):
     replay = filled(tmp_path, [20, 20])
     a, b = (replay.sample(np.random.default_rng(3), 8) for _ in range(2))
