@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dreamer.config import UserError, nearest
+from dreamer.config import BEFORE, UserError, nearest
 from suites import command, expand, mongo, mongo_urls, records
 from suites.expand import Run
 from suites.recorded import Finding, Recorded, read, read_json
@@ -134,11 +134,12 @@ def check_run(results: Path, r: Recorded) -> Iterator[Finding]:
     if r.config is None:
         yield finding("config", "config.json cannot be read", "restore it, or start it --fresh")
     else:
+        recorded = BEFORE | r.config  # settings that came later had this value
         differing = sorted(
-            key for key in expand.outcome_settings() if r.config.get(key) != r.run.config[key]
+            key for key in expand.outcome_settings() if recorded.get(key) != r.run.config[key]
         )
         if differing:
-            shown = ", ".join(f"{k}={r.config.get(k)!r}" for k in differing)
+            shown = ", ".join(f"{k}={recorded.get(k)!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.stories:
         yield finding("provenance", "no attempt says where it comes from", "start it --fresh")

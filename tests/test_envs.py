@@ -305,6 +305,21 @@ def test_the_quadruped_is_seen_by_camera_2() -> None:
     np.testing.assert_array_equal(*images)
 
 
+def test_a_smaller_shadow_map_changes_the_edges_of_shadows_and_nothing_else() -> None:
+    pictures = []
+    for shadow_size in (2048, 512):
+        config = make_config(
+            "published", {"task": "walker_walk", "shadow_size": shadow_size, "camera": 0}
+        )
+        env = make_environment(config)
+        seen = [env.reset(3).image]
+        seen += [env.step(np.full(6, 0.5, np.float32)).image for _ in range(10)]
+        pictures.append(np.array(seen, int))
+        env.close()
+    changed = np.abs(pictures[0] - pictures[1]).max(-1) > 5
+    assert 0 < changed.mean() < 0.01
+
+
 # --- Ours ---------------------------------------------------------------------------------------
 
 
