@@ -130,9 +130,7 @@ class Agent:
         with mixed_precision(self.config, self.device):
             losses, watched = self.losses(batch, noise)
         for name, loss in losses.items():
-            # Actor and value share the graph of the imagination.
-            keep = name == "actor" and "value" in losses
-            gradients = torch.autograd.grad(loss, self.parameters[name], retain_graph=keep)
+            gradients = torch.autograd.grad(loss, self.parameters[name])
             for parameter, gradient in zip(self.parameters[name], gradients, strict=True):
                 parameter.grad = like(parameter, gradient)
         for name, optimiser in self.optimisers.items():

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from dreamer.config import Config
 from dreamer.distributions import cut_saturated
 from dreamer.envs import ActionSpace
-from dreamer.networks import Actor, dense
+from dreamer.networks import FROZEN, PLAIN, Actor, dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
-from dreamer.rssm import State
+from dreamer.rssm import OneGradient, State
 from dreamer.world_model import WorldModel
 
 MODE_SAMPLES = 100  # of which the most likely one is the mode action (released code)
@@ -76,19 +76,20 @@ class ImaginedActor(nn.Module):
         )
 
     def imagine(self, model: WorldModel, states: State, noise: ImaginationNoise) -> Imagined:
-        """Rolls the policy out from states [N, ...].
+        """Rolls the policy out from states [N, ...] in the frozen model.
 
         The policy sees stop-gradient features: its gradient flows through the actions into the
         states that follow, and from there into rewards and values.
         """
+        product = OneGradient() if torch.is_grad_enabled() else PLAIN
 
         def policy(state: State, step: int) -> Tensor:
-            action = self.actor(state.feature.detach()).sample(noise.action[step])
+            action = self.actor(state.feature.detach(), product).sample(noise.action[step])
             return cut_saturated(action) if self.cuts_saturated else action
 
-        imagined, _ = model.rssm.imagine(policy, states, noise.stoch)
+        imagined, _ = model.rssm.imagine(policy, states, noise.stoch, FROZEN)
         feature = imagined.feature
-        return Imagined(feature, model.reward(feature), model.discount(feature))
+        return Imagined(feature, model.reward(feature, FROZEN), model.discount(feature, FROZEN))
 
     def after_update(self, updates: int) -> None:
         """Nothing follows."""
@@ -136,18 +137,15 @@ class Dreamer(ImaginedActor):
         self, model: WorldModel, states: State, noise: ImaginationNoise
     ) -> tuple[Named, Named]:
         imagined = self.imagine(model, states, noise)
-        # One forward of the value network serves both losses: the actor's gradient passes through
-        # its input, the value's stays with its parameters. The agent asks for each separately.
-        value = self.value(imagined.feature).squeeze(-1)
-        target = value
-        if self.slow_value is not None:
-            target = self.slow_value(imagined.feature).squeeze(-1)
+        valued = self.value if self.slow_value is None else self.slow_value
+        target = valued(imagined.feature, FROZEN).squeeze(-1)
         discount = imagined.discount[:-1]
         returns = lambda_return(
             imagined.reward[:-1], target[1:], discount, self.config.return_lambda
         )
         weight = cumulative_weights(discount)
         actor_loss = -(weight * returns).mean()
+        value = self.value(imagined.feature.detach()).squeeze(-1)
         value_loss = 0.5 * (weight * (value[:-1] - returns.detach()).square()).mean()
         watched = {
             "actor_loss": actor_loss,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +16,8 @@ from torch import Tensor, nn
 
 from dreamer.config import IMAGE_SHAPE
 from dreamer.distributions import OneHot, TanhNormal
+from dreamer.fast.convolutions import Convolution, SubPixelTranspose, Transpose, as_product
+from dreamer.fast.products import linear as linear_by_onednn
 
 
 def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
@@ -76,14 +77,21 @@ class Product:
         return self.activate(y if plus is None else y + plus, then)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight, bias)
+        return linear_by_onednn(x, weight, bias)
 
     def activate(self, x: Tensor, then: str) -> Tensor:
         """May overwrite x."""
         return ACTIVATIONS[then](x)
 
 
-PLAIN = Product()
+class FrozenProduct(Product):
+    """The product with weights that get no gradient; the inputs do."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super().linear(x, weight.detach(), None if bias is None else bias.detach())
+
+
+PLAIN, FROZEN = Product(), FrozenProduct()
 
 
 class Dense(nn.Sequential):
@@ -114,15 +122,6 @@ def _prepare(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
     layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
 
 
-def _as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution without padding as one matrix product, of windows [..., K, K, C] and weights in
-    the same order, which is that of both in memory (channels last)."""
-    size, stride = layer.kernel_size[0], layer.stride[0]
-    windows = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 4, 5, 1)
-    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(windows.flatten(3), weight, layer.bias).permute(0, 3, 1, 2)
-
-
 def to_float(image: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 images as the networks see them: x / 255 - 0.5."""
     return image.to(dtype).mul_(1 / 255).sub_(0.5)
@@ -142,7 +141,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels = [IMAGE_SHAPE[2], depth, 2 * depth, 4 * depth, 8 * depth]
         self.layers = nn.ModuleList(
-            nn.Conv2d(channels[i], channels[i + 1], kernel_size=4, stride=2) for i in range(4)
+            Convolution(channels[i], channels[i + 1], kernel_size=4, stride=2) for i in range(4)
         )
         for layer in self.layers:
             _prepare(layer)  # type: ignore[arg-type]
@@ -153,71 +152,9 @@ class Encoder(nn.Module):
         acting = len(x) <= self.FEW and x.device.type == "cpu" and not torch.is_grad_enabled()
         x = x.permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
-            x = _as_product(layer, x) if acting else layer(x)  # type: ignore[arg-type]
+            x = as_product(layer, x) if acting else layer(x)  # type: ignore[arg-type]
             x = relu(x)
         return x.permute(0, 2, 3, 1).reshape(*image.shape[:-3], -1)
-
-
-class Transpose(nn.ConvTranspose2d):
-    """A transposed convolution that adds its bias by itself: on a CPU its backward pass would spend
-    up to a third of its time on the bias' gradient, which is a sum."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        assert self.bias is not None and output_size is None
-        y = F.conv_transpose2d(x, self.weight, stride=self.stride)
-        return y.add_(self.bias[:, None, None].to(y.dtype))
-
-
-class SubPixelTranspose(nn.ConvTranspose2d):
-    """The transposed convolution of stride 2 and even kernel K, computed at the lower resolution.
-
-    A pixel of the output at phase (p, q) of its 2x2 cell sees only the kernel's elements of that
-    phase. So the layer equals a convolution with K/2 x K/2 kernels and four times the channels, one
-    set for each phase, whose outputs are interleaved. With few output channels that is faster.
-    """
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """[n, C, h, w] -> [n, C', 2h + K - 2, 2w + K - 2], both channels last."""
-        assert self.bias is not None and self.stride == (2, 2) and output_size is None
-        kind = x.device.type
-        if kind != "cpu":
-            return sub_pixel_transpose(x, self.weight, self.bias)
-        low = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if low else x.dtype
-        return _SubPixelForward.apply(*(t.to(dtype) for t in (x, self.weight, self.bias)))
-
-
-def sub_pixel_transpose(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`SubPixelTranspose` as a function of its weight [C, C', K, K] and bias [C']."""
-    inputs, outputs, size, _ = weight.shape
-    half = size // 2
-    phases = weight.reshape(inputs, outputs, half, 2, half, 2).flip(2, 4)
-    kernel = phases.permute(3, 5, 1, 0, 2, 4).reshape(4 * outputs, inputs, half, half)
-    y = F.conv2d(x, kernel, bias.repeat(4), padding=half - 1)
-    n, _, h, w = y.shape
-    y = y.permute(0, 2, 3, 1).reshape(n, h, w, 2, 2, outputs)
-    return y.transpose(2, 3).reshape(n, 2 * h, 2 * w, outputs).permute(0, 3, 1, 2)
-
-
-class _SubPixelForward(torch.autograd.Function):
-    """On a CPU the transposed convolution's own backward pass is the faster one, and in half
-    precision by far: a convolution with so few channels has none there that is made for it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return sub_pixel_transpose(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        stride, padding, dilation = [2, 2], [0, 0], [1, 1]
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-            *(gradient, x, weight, None, stride, padding, dilation),
-            *(True, [0, 0], 1, [*ctx.needs_input_grad[:2], False]),
-        )
-        return to_x, to_weight, gradient.sum((0, 2, 3))  # oneDNN's own sum is less exact
 
 
 class Decoder(nn.Module):
@@ -234,7 +171,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(
             [
                 Transpose(4 * depth, 2 * depth, kernel_size=5, stride=2),
-                Transpose(2 * depth, depth, kernel_size=6, stride=2),
+                SubPixelTranspose(2 * depth, depth, kernel_size=6, stride=2),
                 SubPixelTranspose(depth, IMAGE_SHAPE[2], kernel_size=6, stride=2),
             ]
         )
@@ -243,10 +180,10 @@ class Decoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Feature [..., D + S] -> image [..., 64, 64, 3]: the mean of a Normal with unit std."""
-        x = self.inputs(feature).reshape(-1, 32 * self.depth)
+        x = PLAIN(feature, self.inputs.weight, self.inputs.bias).reshape(-1, 32 * self.depth)
         assert self.first.bias is not None
         kernel = self.first.weight.permute(2, 3, 1, 0).reshape(-1, 32 * self.depth)
-        x = F.linear(x, kernel, self.first.bias.repeat(25))
+        x = PLAIN(x, kernel, self.first.bias.repeat(25))
         x = x.reshape(-1, 5, 5, 4 * self.depth).permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
             x = layer(relu(x))
@@ -274,9 +211,9 @@ class Actor(nn.Module):
         self.raw_init_std = math.log(math.expm1(init_std))
         self.network = dense(feature_size, action_size * (1 if discrete else 2), units, layers)
 
-    def forward(self, feature: Tensor) -> TanhNormal | OneHot:
+    def forward(self, feature: Tensor, product: Product = PLAIN) -> TanhNormal | OneHot:
         """Feature [..., D + S] -> distribution over actions [..., A]."""
-        raw = self.network(feature)
+        raw = self.network(feature, product)
         if self.discrete:
             return OneHot(raw)
         mean, std = raw.chunk(2, -1)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal
+from dreamer.fast.products import matmul
 from dreamer.networks import PLAIN, Product, full_precision, glorot_, linear
 
 MIN_STD = 0.1
@@ -97,7 +98,8 @@ class RSSM(nn.Module):
     ) -> Observed:
         """Filters sequences: `embed` [B, L, E] of o_t, `action` [B, L, A] that led to o_t,
         `noise` [B, L, S]; begins from `start` [B, ...], by default zeros."""
-        action_in, embed_in = self.action_in(action), self.embed_in(embed)
+        action_in = self.action_in(action)
+        embed_in = PLAIN(embed, self.embed_in.weight, self.embed_in.bias)
         state = start or self.initial(embed.shape[0])
         product = OneGradient() if torch.is_grad_enabled() else PLAIN
         steps = []
@@ -110,7 +112,11 @@ class RSSM(nn.Module):
         return Observed(State(deter, stoch), Normal(mean, std), prior)
 
     def imagine(
-        self, policy: Callable[[State, int], Tensor], start: State, noise: Tensor
+        self,
+        policy: Callable[[State, int], Tensor],
+        start: State,
+        noise: Tensor,
+        product: Product = PLAIN,
     ) -> tuple[State, Tensor]:
         """Rolls the prior forward with a policy.
 
@@ -121,7 +127,7 @@ class RSSM(nn.Module):
         state, steps = start, []
         for step, noise_t in enumerate(noise.unbind(0)):
             action = policy(state, step)
-            state = self.prior(state, action, noise_t)
+            state = self.prior(state, action, noise_t, product)
             steps.append((*state, action))
         deter, stoch, actions = (torch.stack(x) for x in zip(*steps, strict=True))
         return State(deter, stoch), actions
@@ -207,13 +213,13 @@ class _InputGradient(torch.autograd.Function):
         low = x.to(weight.dtype)
         ctx.save_for_backward(low, weight)
         ctx.aside, ctx.dtype = aside, x.dtype
-        return F.linear(low, weight, bias)
+        return matmul(low, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         ctx.aside.append((x, gradient))
-        onward = (gradient @ weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        onward = matmul(gradient, weight.t()).to(ctx.dtype) if ctx.needs_input_grad[0] else None
         return onward, None, None, None, None
 
 
@@ -230,7 +236,7 @@ class _WeightGradient(torch.autograd.Function):
         x, gradient = (torch.cat(parts) for parts in zip(*ctx.aside, strict=True))
         ctx.aside.clear()
         bias = gradient.sum(0) if ctx.needs_input_grad[2] else None
-        return None, gradient.T @ x, bias
+        return None, matmul(gradient.t(), x.t()), bias
 
 
 def _normal(raw: Tensor) -> Normal:

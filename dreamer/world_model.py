@@ -126,11 +126,11 @@ class WorldModel(nn.Module):
         """Expected reward [...] on arriving at a state [..., D + S]."""
         return self.reward_head(feature, product).squeeze(-1)
 
-    def discount(self, feature: Tensor) -> Tensor:
+    def discount(self, feature: Tensor, product: Product = PLAIN) -> Tensor:
         """gamma times the probability that the episode goes on; gamma where no end is predicted."""
         if self.discount_head is None:
             return torch.full_like(feature[..., 0], self.config.discount)
-        return torch.sigmoid(self.discount_head(feature).squeeze(-1))
+        return torch.sigmoid(self.discount_head(feature, product).squeeze(-1))
 
     def losses(self, batch: Batch, noise: Tensor) -> ModelLosses:
         """Losses on a batch; `noise` [B, L, S] draws the posterior states."""

@@ -9,8 +9,10 @@ from dreamer.agent import Agent, UpdateNoise
 from dreamer.config import Config, make_config
 from dreamer.distributions import Normal, normal_kl
 from dreamer.envs import ActionSpace
+from dreamer.fast import products
+from dreamer.fast.convolutions import Convolution
 from dreamer.fused import FusedProduct, fast_product, fused_layer
-from dreamer.networks import PLAIN, Product
+from dreamer.networks import FROZEN, PLAIN, Product
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import RSSM, State
@@ -322,3 +324,54 @@ def test_a_plans_rewards_are_those_of_plain_layers(environments, precision, near
                 agent.behaviour._imagined_reward(agent.model, state, actions, generator, product)
             )
     torch.testing.assert_close(*rewards, atol=near, rtol=near)
+
+
+# Products and convolutions of a CPU.
+
+
+@pytest.mark.parametrize("rows", [(1,), (160,), (8, 20), (0,)])
+def test_a_product_by_onednn_is_linear(rows: tuple[int, ...]) -> None:
+    x, weight, bias = torch.randn(*rows, 90), torch.randn(110, 90), torch.randn(110)
+    gradient = torch.randn(*rows, 110)
+    found = []
+    for layer, dtype in ((products.linear, torch.float32), (nn.functional.linear, torch.float64)):
+        inputs = [t.to(dtype).requires_grad_() for t in (x, weight, bias)]
+        y = layer(*inputs)
+        found.append((y, *torch.autograd.grad(y, inputs, gradient.to(dtype))))
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_products_by_onednn_are_in_use_where_they_pay() -> None:
+    assert products.AVAILABLE
+    x, weight = torch.randn(160, 128, requires_grad=True), torch.randn(128, 128)
+    assert "_Linear" in type(products.linear(x, weight).grad_fn.next_functions[0][0]).__name__
+    few = products.linear(x[:8], weight)
+    assert "_Linear" not in type(few.grad_fn).__name__
+
+
+def test_frozen_weights_get_no_gradient_and_inputs_do() -> None:
+    layer = nn.Linear(120, 110)
+    x = torch.randn(160, 120, requires_grad=True)
+    (frozen,) = torch.autograd.grad(FROZEN(x, layer.weight, layer.bias).sum(), x)
+    y = PLAIN(x, layer.weight, layer.bias)
+    assert torch.equal(frozen, torch.autograd.grad(y.sum(), x)[0])
+    y = FROZEN(x, layer.weight, layer.bias)
+    assert torch.autograd.grad(y.sum(), layer.weight, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize("size", [6, 8, 14, 31])  # whole windows, and pixels beyond the last one
+def test_a_convolutions_input_gradient_at_the_lower_resolution(size: int) -> None:
+    layer = Convolution(5, 7, kernel_size=4, stride=2).double()
+    x = torch.randn(3, 5, size, size, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    y, plain = layer(x), nn.functional.conv2d(x, layer.weight, layer.bias, stride=2)
+    assert torch.equal(y, plain) and "SubPixel" in type(y.grad_fn).__name__
+    gradient = torch.randn_like(y)
+    inputs = [x, layer.weight, layer.bias]
+    for ours, torchs in zip(
+        torch.autograd.grad(y, inputs, gradient),
+        torch.autograd.grad(plain, inputs, gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, torchs)
