@@ -19,7 +19,7 @@ from dreamer.config import (
     outcome_dict,
 )
 from dreamer.envs import TASKS, is_task
-from suites.expand import TASK_SETS, expand, merge, overrides_of, run_id
+from suites.language.suite import TASK_SETS, expand, merge, overrides_of, run_id
 
 SUITES = Path(__file__).parent.parent / "suites"
 COMMITTED = sorted(SUITES.glob("*.yaml"))

@@ -29,8 +29,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from suites import audit, provenance, records  # noqa: E402
-from suites.expand import Run, expand  # noqa: E402
+from suites import audit  # noqa: E402
+from suites.language.suite import Run, expand  # noqa: E402
+from suites.record import folder as records  # noqa: E402
+from suites.record import provenance  # noqa: E402
 
 SUITE = """
 about: recorded runs
@@ -85,7 +87,7 @@ def write_metrics(folder: Path, config: dict) -> None:
 
 
 def write_run(results: Path, run: Run) -> None:
-    """A run as `suites.experiment` leaves it."""
+    """A run as `suites.execution.attempt` leaves it."""
     folder = records.run_folder(results, run.run_id)
     sacred = results / "sacred" / f"{run.run_id}-1"
     for path in (folder / "attempts/1", folder / "checkpoints", sacred):
@@ -194,7 +196,7 @@ def measure_attempt(folder: Path, env_steps: int) -> None:
     observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
     from sacred.run import Run as SacredRun
 
-    from suites.experiment import Spec, execute
+    from suites.execution.attempt import Spec, execute
 
     spent = {"log": 0.0, "told": 0.0}
 

@@ -45,8 +45,8 @@ from dreamer.config import (
     nearest,
 )
 from dreamer.envs import TASKS, is_task
-from suites import strict_yaml
-from suites.strict_yaml import Node, one_line, show
+from suites.language import nodes as strict_yaml
+from suites.language.nodes import Node, one_line, show
 
 TASK_SETS: dict[str, tuple[str, ...]] = {
     "control_suite": (
