@@ -23,7 +23,7 @@ from suites.record import folder as records
 from suites.record import mongo_urls
 from suites.record import sinks as observers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = {
     "task": "toy_dot",
     "device": "cpu",

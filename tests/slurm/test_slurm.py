@@ -35,7 +35,7 @@ from suites.record import folder as records
 from suites.run import choose, parse
 from suites.status import collect
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm/dev_cluster.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 MISSING = [n for n in NEEDED if not shutil.which(n, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]

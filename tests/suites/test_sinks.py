@@ -22,8 +22,8 @@ import pytest
 import torch
 
 pymongo = pytest.importorskip("pymongo")
-from test_experiment import metrics_of, spec_in  # noqa: E402
-from test_suites_run import SUITE  # noqa: E402
+from test_attempt import metrics_of, spec_in  # noqa: E402
+from test_run import SUITE  # noqa: E402
 
 from suites import audit  # noqa: E402
 from suites.execution import attempt as experiment  # noqa: E402

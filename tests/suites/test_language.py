@@ -21,7 +21,7 @@ from dreamer.config import (
 from dreamer.envs import TASKS, is_task
 from suites.language.suite import TASK_SETS, expand, merge, overrides_of, run_id
 
-SUITES = Path(__file__).parent.parent / "suites"
+SUITES = Path(__file__).parents[2] / "suites"
 COMMITTED = sorted(SUITES.glob("*.yaml"))
 
 

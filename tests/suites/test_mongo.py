@@ -10,8 +10,8 @@ import pytest
 import torch
 
 pytest.importorskip("pymongo")
-from test_observers import Server
-from test_suites_run import SUITE
+from test_run import SUITE
+from test_sinks import Server
 
 from analysis import make_figures, reproduction
 from analysis.load import FileSource, load

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_suites_run import SUITE
+from test_run import SUITE
 
 from suites.audit import main
 from suites.execution.attempt import Spec, execute
@@ -181,7 +181,7 @@ def test_the_story_of_a_run(clean, capsys):
 @pytest.fixture
 def server(tmp_path):
     pytest.importorskip("pymongo")
-    from test_observers import Server
+    from test_sinks import Server
 
     (tmp_path / "server").mkdir()
     running = Server(tmp_path / "server")
