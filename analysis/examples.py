@@ -156,7 +156,7 @@ def _bytes(images: np.ndarray) -> np.ndarray:
 
 def write_suites(results: Path, suites: Sequence[Path]) -> int:
     """Synthetic runs for everything that the suites name; returns how many there are."""
-    from suites.expand import expand, merge
+    from suites.language.suite import expand, merge
 
     runs = merge([expand(path) for path in suites])
     for run in runs:
@@ -174,7 +174,7 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
 
     from analysis import figures, make_figures, tables
     from analysis.load import FileSource, load_suite
-    from suites.expand import expand
+    from suites.language.suite import expand
 
     saved, source = [], FileSource(results)
     options = make_figures.arguments(["--results", str(results)])

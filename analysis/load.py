@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamer.config import UserError
-from suites.expand import Suite
+from suites.language.suite import Suite
 
 METRICS = ("evaluate_return", "episode_return")
 FRAME_COLUMNS = (

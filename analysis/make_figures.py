@@ -37,7 +37,7 @@ from analysis.published import CAVEATS, baselines  # noqa: E402
 from analysis.summary import Summary, summarise  # noqa: E402
 from dreamer.config import UserError, nearest  # noqa: E402
 from suites import command  # noqa: E402
-from suites.expand import Suite, expand  # noqa: E402
+from suites.language.suite import Suite, expand  # noqa: E402
 
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
 

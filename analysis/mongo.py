@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.load import FileSource, Points, RunRecord, Source, run_row
 from dreamer.config import UserError
-from suites import mongo_urls
+from suites.record import mongo_urls
 
 STATED = ["status", "fail_trace", "artifacts", "config", "info"]
 

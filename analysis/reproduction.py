@@ -39,7 +39,7 @@ from analysis.published import published_scores  # noqa: E402
 from analysis.summary import planned_runs  # noqa: E402
 from dreamer.config import UserError  # noqa: E402
 from suites import command  # noqa: E402
-from suites.expand import expand  # noqa: E402
+from suites.language.suite import expand  # noqa: E402
 
 METHOD = "dreamer/reconstruction"
 WINDOW_ENV_STEPS = 100_000

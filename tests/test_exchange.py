@@ -13,7 +13,7 @@ from analysis import examples, exchange
 from analysis.load import FileSource, load
 from analysis.summary import planned_runs
 from dreamer.config import UserError
-from suites.expand import expand
+from suites.language.suite import expand
 
 RELEASED = Path(__file__).parents[2] / "shared" / "reference" / "dreamer_curves.csv"
 

@@ -19,7 +19,7 @@ from analysis import examples, figures, make_figures
 from analysis.load import FileSource
 from analysis.methods import STYLES
 from analysis.published import CONTROL_TASKS
-from suites.expand import expand
+from suites.language.suite import expand
 
 ROOT = Path(__file__).parents[1]
 

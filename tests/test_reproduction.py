@@ -12,7 +12,7 @@ from test_summary import write
 from analysis import aggregate, reproduction
 from analysis.published import published_scores
 from analysis.reproduction import Sample, Verdict, judge
-from suites.expand import expand
+from suites.language.suite import expand
 
 SUITE = """
 preset: small

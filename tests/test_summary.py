@@ -14,7 +14,7 @@ from analysis.load import FileSource, load
 from analysis.methods import STYLES, styles, with_methods
 from analysis.published import CONTROL_TASKS, PUBLISHED, TASKS_18, baselines, published_scores
 from analysis.summary import summarise
-from suites.expand import expand
+from suites.language.suite import expand
 
 SUITE = """
 preset: tiny

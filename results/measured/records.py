@@ -29,8 +29,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from suites import audit, provenance, records  # noqa: E402
-from suites.expand import Run, expand  # noqa: E402
+from dreamer import run_folder  # noqa: E402
+from suites import audit  # noqa: E402
+from suites.language.suite import Run, expand  # noqa: E402
+from suites.record import provenance  # noqa: E402
+from suites.record.metrics import read_metrics, values_of  # noqa: E402
 
 SUITE = """
 about: recorded runs
@@ -85,35 +88,35 @@ def write_metrics(folder: Path, config: dict) -> None:
 
 
 def write_run(results: Path, run: Run) -> None:
-    """A run as `suites.experiment` leaves it."""
-    folder = records.run_folder(results, run.run_id)
+    """A run as `suites.execution.attempt` leaves it."""
+    folder = run_folder.run_path(results, run.run_id)
     sacred = results / "sacred" / f"{run.run_id}-1"
     for path in (folder / "attempts/1", folder / "checkpoints", sacred):
         path.mkdir(parents=True)
     write_metrics(folder, run.config)
-    records.write_json(folder / "config.json", run.config)
+    run_folder.write_json(folder / "config.json", run.config)
     (folder / "curves.csv").write_text("metric,env_steps,value\n")
     (folder / "prediction.npz").write_bytes(os.urandom(300_000))
     checkpoint = folder / "checkpoints" / "checkpoint-1-1.pt"
     checkpoint.write_bytes(os.urandom(100_000))
-    checkpoint.with_suffix(".pt.sha256").write_text(records.sha256(checkpoint))
-    kept = [folder / name for name in records.ARTIFACTS if (folder / name).exists()]
+    checkpoint.with_suffix(".pt.sha256").write_text(run_folder.sha256(checkpoint))
+    kept = [folder / name for name in run_folder.ARTIFACTS if (folder / name).exists()]
     story = {
         "code": "0123456789ab", "renderer": "egl", "packages": provenance.packages(),
-        "from_values": {}, "artifacts": {file.name: records.sha256(file) for file in kept},
+        "from_values": {}, "artifacts": {file.name: run_folder.sha256(file) for file in kept},
         "config": run.config,
     }  # fmt: skip
-    records.write_json(folder / "attempts/1/provenance.json", story)
+    run_folder.write_json(folder / "attempts/1/provenance.json", story)
     status = {"run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"]}
-    records.write_json(folder / "status.json", status)
+    run_folder.write_json(folder / "status.json", status)
     for file in kept:
         os.link(file, sacred / f"run_{file.name}")
-    records.write_json(sacred / "run.json", {"status": "COMPLETED"})
+    run_folder.write_json(sacred / "run.json", {"status": "COMPLETED"})
     other = next((results / "sacred").glob("*/metrics.json"), None)
     if other is not None:
         os.link(other, sacred / "metrics.json")
         return
-    values = records.values_of(records.read_metrics(folder / "metrics.jsonl")[0])
+    values = values_of(read_metrics(folder / "metrics.jsonl")[0])
     metrics = {
         name: {
             "steps": [step for step, _ in points],
@@ -122,7 +125,7 @@ def write_run(results: Path, run: Run) -> None:
         }
         for name, points in values.items()
     }
-    records.write_json(sacred / "metrics.json", metrics, indent=None)
+    run_folder.write_json(sacred / "metrics.json", metrics, indent=None)
 
 
 def measure_audit(folder: Path, runs: int) -> None:
@@ -142,10 +145,10 @@ def measure_load(folder: Path, runs: int) -> None:
     path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")
     results = folder / "results"
     for run in expand(path).runs:
-        run_folder = records.run_folder(results, run.run_id)
-        run_folder.mkdir(parents=True)
-        records.write_json(run_folder / "config.json", run.config)
-        write_metrics(run_folder, run.config)
+        path = run_folder.run_path(results, run.run_id)
+        path.mkdir(parents=True)
+        run_folder.write_json(path / run_folder.CONFIG, run.config)
+        write_metrics(path, run.config)
     for words in ("cold", "warm"):
         with timed(f"{words} load of {runs} runs"):
             frame = load(FileSource(results), cache=folder / "cache").frame
@@ -194,7 +197,8 @@ def measure_attempt(folder: Path, env_steps: int) -> None:
     observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
     from sacred.run import Run as SacredRun
 
-    from suites.experiment import Spec, execute
+    from suites.execution.attempt import execute
+    from suites.execution.spec import Spec
 
     spent = {"log": 0.0, "told": 0.0}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from suites import records  # noqa: E402
-from suites.expand import expand  # noqa: E402
+from dreamer import run_folder  # noqa: E402
+from suites.language.suite import expand  # noqa: E402
 
 REPEATS = 5
 SUITE = """about: {runs} runs
@@ -39,13 +39,14 @@ def write_records(results: Path, suite: Path) -> None:
         state = states[number % len(states)]
         if state is None:
             continue
-        folder = records.run_folder(results, run.run_id)
+        folder = run_folder.run_path(results, run.run_id)
         folder.mkdir(parents=True)
-        records.write_json(folder / "status.json", {
+        run_folder.write_json(folder / "status.json", {
             "run_id": run.run_id, "status": state, "attempt": 1, "budget_env_steps": 2_000_000,
             "env_steps": 1_000_000, "updates": 100_000, "episode_return": 512.3,
             "evaluate_return": 520.1, "env_steps_per_second": 31.4, "seconds_left": 31_000,
-            "started": records.now(), "heartbeat": records.now(), "host": "node17", "pid": 4711,
+            "started": run_folder.now(), "heartbeat": run_folder.now(), "host": "node17",
+            "pid": 4711,
             "executor": f"slurm 1234_{number}", "device": "gpu", "suites": ["many"],
             "code": "0123456789ab", "error": "ValueError: no" if state == "FAILED" else None,
         })  # fmt: skip
@@ -72,7 +73,7 @@ def main() -> None:
         more.write_text(SUITE.format(runs="100,000", seeds=100))
         write_records(Path(name, "results"), many)
         status = ("-m", "suites.status", str(many), "--results", f"{name}/results")
-        expanding = "import sys; from suites.expand import expand; expand(sys.argv[1])"
+        expanding = "import sys; from suites.language.suite import expand; expand(sys.argv[1])"
         print("what,wall_s,user_s,system_s")
         print(measure("expand and validate 100000 runs", "-c", expanding, str(more)))
         print(measure("suites.status of 10000 runs", *status))

@@ -1,0 +1,129 @@
+"""Submits jobs to SLURM through submitit, in arrays below the cluster's limits, and asks for them.
+
+Knows jobs, not suites. What is submitted and when, and what is kept of it: see
+suites/execution/cluster.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer.config import UserError
+from slurm import job as in_job
+from slurm.job import Job
+from slurm.profiles import Profile
+
+ASK_WITHIN_S = 60  # a controller that does not answer by then is not reachable
+DEFAULT_ARRAY_SIZE = 1000
+
+
+class Queued(NamedTuple):
+    """A job that SLURM has."""
+
+    job: str  # 12_3, or 12 where there is no array
+    state: str  # as squeue says: PENDING, RUNNING, COMPLETING, ...
+
+
+# --- Submission -----------------------------------------------------------------------------------
+
+
+def array_size(profile: Profile) -> int:
+    """How many jobs fit in an array: what the profile says, else the cluster."""
+    if profile.max_array_size:
+        return profile.max_array_size
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
+    # Indices are below MaxArraySize; 0 means that arrays are off.
+    return max(1, min(int(found[1]), DEFAULT_ARRAY_SIZE)) if found else DEFAULT_ARRAY_SIZE
+
+
+def chunks(jobs: Sequence[Any], size: int) -> list[list[Any]]:
+    """In order, each at most `size`; one sbatch call each."""
+    return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
+
+
+def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile) -> str:
+    """One sbatch call; returns SLURM's number of the array. submitit's files and the jobs' logs
+    are in `folder`. Raises UserError with sbatch's words."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise UserError("no sbatch here: submit from a machine of the cluster")
+    executor = submitit.SlurmExecutor(folder=folder)
+    setup = [
+        *profile.options.get("setup", []),
+        f"cd {shlex.quote(jobs[0].code)}",
+        f"export PYTHONPATH={shlex.quote(jobs[0].code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        *(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
+    ]
+    more: dict[str, Any] = {"requeue": True} if profile.requeue else {"no-requeue": True}
+    try:
+        executor.update_parameters(**{
+            **profile.options,
+            "job_name": name,
+            "stderr_to_stdout": True,
+            "setup": setup,
+            "additional_parameters": {**more, **profile.sbatch},
+        })  # fmt: skip
+        submitted = executor.map_array(in_job.execute, list(jobs))
+    except (FailedJobError, FailedSubmissionError) as error:
+        lines = [line for line in str(error).splitlines() if "sbatch: error" in line]
+        raise UserError(f"sbatch: {' '.join(lines or str(error).split())}") from None
+    except (TypeError, ValueError, OSError) as error:
+        raise UserError(f"profile {profile.name}: {' '.join(str(error).split())}") from None
+    return submitted[0].job_id.split("_")[0]
+
+
+# --- What SLURM knows -----------------------------------------------------------------------------
+
+
+def queue(names: Iterable[str]) -> dict[tuple[str, int], Queued]:
+    """{(name, index in its array): job} of all jobs with these names that have not ended; one
+    call. Raises UserError if SLURM cannot be asked, which is not the same as an empty queue."""
+    words = ["squeue", "--noheader", "--array", "--format=%F|%K|%T|%j"]
+    names = sorted(set(names))
+    if not names:
+        return {}
+    if len(names) <= 500:
+        words.append(f"--name={','.join(names)}")
+    found = {}
+    for line in ask(*words).splitlines():
+        array, index, state, name = line.strip().split("|", 3)
+        in_array = index.isdecimal()
+        job = f"{array}_{index}" if in_array else array
+        found[name, int(index) if in_array else 0] = Queued(job, state)
+    return found
+
+
+def own_jobs() -> int:
+    """How many jobs of this user SLURM has, whatever they do; each of an array counts."""
+    words = ("squeue", "--noheader", "--array", f"--user={os.geteuid()}", "--format=%i")
+    return len(ask(*words).splitlines())
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """scancel, in a few calls."""
+    for some in chunks(list(jobs), 500):
+        ask("scancel", *some)
+
+
+def ask(*command: str) -> str:
+    """What a command of SLURM prints. Raises UserError where it fails."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=ASK_WITHIN_S, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise UserError(f"no {command[0]} here: ask from a machine of the cluster") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"{command[0]}: {' '.join(str(error).split())}") from None
+    if done.returncode != 0:
+        raise UserError(f"{command[0]}: {' '.join(done.stderr.split()) or done.returncode}")
+    return done.stdout

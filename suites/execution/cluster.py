@@ -1,0 +1,393 @@
+"""Runs on SLURM: which were submitted, what became of their jobs, and what to submit now.
+
+    results/slurm/submissions.jsonl     a line for each batch (an sbatch call): which runs it has,
+                                        its number once sbatch gave one, and that it failed
+    results/slurm/lock                  held while someone submits or cancels
+    results/slurm/<batch>/              submitit's files, the jobs' logs, what was cancelled
+    results/slurm/code/<hash>/          the code that the jobs run
+
+A batch is written down before sbatch is called, and SLURM's jobs carry its name: so even a
+submission that was killed half-way submits nothing twice. All machines and users of one results
+folder see the same; accounting (`sacct`) is not needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer import run_folder
+from dreamer.config import UserError
+from dreamer.run_folder import State
+from slurm import doctor
+from slurm import sbatch as slurm
+from slurm.job import Job, RunTask
+from slurm.profiles import Profile, load_profile
+from slurm.sbatch import Queued
+from slurm.snapshot import snapshot
+from suites.execution.executor import Capacity, Executor, Found, Request, Withdrawn
+from suites.execution.spec import WORKER, Spec
+from suites.record import provenance
+from suites.record.folder import make_folder, state_of
+
+SUBMISSIONS = "submissions.jsonl"
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
+           "SUSPENDED", "STOPPED", "RESV_DEL_HOLD"}  # fmt: skip
+
+
+class Submission(NamedTuple):
+    """One sbatch call."""
+
+    name: str
+    jobs: list[list[str]]  # run_ids by index in the array
+    array: str | None  # SLURM's number; None if sbatch has not answered
+
+
+class Slot(NamedTuple):
+    """Where a run was last submitted."""
+
+    submission: Submission
+    array_task: int  # index in its array
+
+
+class Slurm(Executor):
+    """Submits runs as SLURM jobs and returns."""
+
+    name = "slurm"
+    on_this_machine = False
+
+    def missing(self) -> str | None:
+        return "there is no sbatch here" if shutil.which("sbatch") is None else None
+
+    def at_a_time(self, request: Request) -> Capacity:
+        profile = load_profile(request.profile)
+        return Capacity(at_a_time(profile, request.runs_per_gpu), "gpu")
+
+    def forecast(self, runs: int, request: Request) -> str:
+        return forecast_text(runs, load_profile(request.profile), request.runs_per_gpu)
+
+    def execute(self, specs: Sequence[Spec], request: Request) -> int:
+        profile = load_profile(request.profile)
+        if request.doctor:
+            named, needed = request.observers, request.disk_gb
+            if doctor.examine(profile.name, request.results, needs_gb=needed, mongo=named) != 0:
+                raise UserError("the doctor found a problem (see above); nothing is submitted")
+        return submit(specs, request.results, request.suite, profile, request.runs_per_gpu)
+
+    def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
+        return with_slurm(results, found)
+
+    def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
+        if not (home(results) / SUBMISSIONS).exists():
+            return Withdrawn()
+        if forget:
+            return Withdrawn(forget_runs(results, run_ids))
+        return Withdrawn(*cancel(results, run_ids))
+
+
+# --- The records ----------------------------------------------------------------------------------
+
+
+def home(results: Path) -> Path:
+    return results / "slurm"
+
+
+def read_submissions(results: Path) -> dict[str, Submission]:
+    """The submissions that were handed to sbatch, oldest first, without those that it refused."""
+    found: dict[str, Submission] = {}
+    try:
+        lines = (home(results) / SUBMISSIONS).read_bytes().splitlines()
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise UserError(f"{home(results)}: {error.strerror}") from None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            name = entry["batch"]
+            if "jobs" in entry:
+                found[name] = Submission(name, entry["jobs"], None)
+            elif "array" in entry:
+                found[name] = found[name]._replace(array=entry["array"])
+            elif "failed" in entry:
+                found.pop(name, None)
+        except (ValueError, KeyError, TypeError):  # half a line: its writer was killed
+            continue
+    return found
+
+
+def slots(submissions: Mapping[str, Submission]) -> dict[str, Slot]:
+    """{run_id: where it was last submitted}"""
+    found = {}
+    for batch in submissions.values():
+        for index, run_ids in enumerate(batch.jobs):
+            for run_id in run_ids:
+                found[run_id] = Slot(batch, index)
+    return found
+
+
+def _append(results: Path, **entry: Any) -> None:
+    """Durable when it returns. Begins a line of its own even after half a line."""
+    path = home(results) / SUBMISSIONS
+    with open(path, "ab+") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _locked(results: Path) -> Iterator[None]:
+    """One submits or cancels at a time; another waits."""
+    make_folder(home(results))
+    with open(home(results) / "lock", "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another submission to end", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- What state a run is in -----------------------------------------------------------------------
+
+
+def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
+    """The states as they are when SLURM's queue is looked at as well (once, if any run that is not
+    done was submitted). Where SLURM cannot be asked, what only it knows is `unknown`."""
+    open_runs = [run_id for run_id, (state, _) in found.items() if state != State.DONE]
+    if not open_runs or not (home(results) / SUBMISSIONS).exists():
+        return dict(found)
+    submitted = _without_taken_back(results, slots(read_submissions(results)), open_runs)
+    try:
+        queue = slurm.queue(slot.submission.name for slot in submitted.values())
+    except UserError as error:
+        queue, problem = None, str(error)
+    updated = dict(found)
+    for run_id, slot in submitted.items():
+        state, status = found[run_id]
+        if queue is None:
+            updated[run_id] = _without_queue(state, status, problem)
+            continue
+        job = queue.get((slot.submission.name, slot.array_task))
+        if job is not None:
+            updated[run_id] = _with_job(state, status, job)
+    return updated
+
+
+def _marks(results: Path, batch: str) -> Path:
+    """A file in this folder takes the run of that name back from its job, which looks for it."""
+    return home(results) / batch / "cancelled"
+
+
+def _without_taken_back(results: Path, where: Mapping[str, Slot],
+                        run_ids: Iterable[str]) -> dict[str, Slot]:  # fmt: skip
+    """Where these runs were last submitted, if they were not taken back since."""
+    found = {run_id: where[run_id] for run_id in run_ids if run_id in where}
+    back: set[tuple[str, str]] = set()
+    for batch in {slot.submission.name for slot in found.values()}:
+        with contextlib.suppress(FileNotFoundError):
+            back.update((batch, run_id) for run_id in os.listdir(_marks(results, batch)))
+    return {r: slot for r, slot in found.items() if (slot.submission.name, r) not in back}
+
+
+def _with_job(state: State, status: run_folder.StatusRecord | None, job: Queued) -> Found:
+    """A run whose job SLURM has."""
+    mine = (status or {}).get("executor") == f"slurm {job.job}"
+    if state == State.FAILED and mine:
+        return state, status  # its job still has other runs
+    if state == State.RUNNING and not mine:
+        return state, status  # elsewhere
+    shown = {**(status or {}), "executor": f"slurm {job.job}", "slurm": job.state}
+    if job.state in WAITING or (state == State.STOPPED and mine):
+        return State.QUEUED, shown  # or about to be requeued
+    return State.RUNNING, shown
+
+
+def _without_queue(state: State, status: run_folder.StatusRecord | None, problem: str) -> Found:
+    if state in (State.RUNNING, State.FAILED):
+        return state, status
+    text = f"SLURM may have it and cannot be asked: {problem}"
+    return State.UNKNOWN, {**(status or {}), "slurm": problem, "unsure": text}
+
+
+# --- Submission -----------------------------------------------------------------------------------
+
+
+def runs_per_job(profile: Profile, runs_per_gpu: int) -> int:
+    """Runs that follow one another, such as the seeds of a task, share a job."""
+    return runs_per_gpu * max(1, profile.gpus)
+
+
+def at_a_time(profile: Profile, runs_per_gpu: int) -> int:
+    """Runs that the profile lets run at the same time."""
+    parallelism = profile.options.get("array_parallelism", 256)
+    return parallelism * runs_per_job(profile, runs_per_gpu)
+
+
+def forecast(runs: int, profile: Profile, runs_per_gpu: int, size: int) -> tuple[int, int]:
+    """(jobs, calls of sbatch) that these runs take with arrays of at most `size` jobs."""
+    jobs = slurm.chunks(range(runs), runs_per_job(profile, runs_per_gpu))
+    return len(jobs), len(slurm.chunks(jobs, size))
+
+
+def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
+    """What submitting takes, in a line; submits nothing."""
+    try:
+        size, source = slurm.array_size(profile), ""
+    except UserError:
+        size, source = slurm.DEFAULT_ARRAY_SIZE, ", if arrays may be so large"
+    each = runs_per_job(profile, runs_per_gpu)
+    jobs, calls = forecast(runs, profile, runs_per_gpu, size)
+    return (
+        f"slurm     profile {profile.name}: {jobs:,} jobs of {each} runs, "
+        f"{calls:,} calls of sbatch ({size:,} jobs each{source})"
+    )
+
+
+def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
+           runs_per_gpu: int) -> int:  # fmt: skip
+    """Submits the runs that are neither done nor running nor queued; returns the exit code, 0 if
+    nothing is left to submit. Returns when SLURM has them, not when they have ended."""
+    results = results.resolve()
+    size = slurm.array_size(profile)
+    with _locked(results):
+        where = slots(read_submissions(results))
+        where = _without_taken_back(results, where, (spec.run_id for spec in specs))
+        # This raises: whoever cannot ask must not submit.
+        queue = slurm.queue(slot.submission.name for slot in where.values())
+        todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
+        if len(todo) < len(specs):
+            print(f"{len(specs) - len(todo)} runs are queued or running already")
+        if not todo:
+            return 0
+        story = provenance.code()._asdict()
+        code = snapshot(provenance.ROOT, story, home(results) / "code")
+        jobs = slurm.chunks(todo, runs_per_job(profile, runs_per_gpu))
+        left_out: list[list[Spec]] = []
+        if profile.max_submit_jobs:
+            room = max(0, profile.max_submit_jobs - slurm.own_jobs())
+            jobs, left_out = jobs[:room], jobs[room:]
+        arrays: list[str] = []
+        for chunk in slurm.chunks(jobs, size):
+            try:
+                arrays.append(_submit_batch(chunk, results, suite, profile, code))
+            except UserError as error:
+                _say_submitted(arrays, jobs, size)
+                print(f"error: {error}", file=sys.stderr)
+                print("the same command submits the rest", file=sys.stderr)
+                return 1
+        _say_submitted(arrays, jobs, size)
+        if left_out:
+            count = sum(map(len, left_out))
+            print(f"{count} runs wait: max_submit_jobs is {profile.max_submit_jobs}; "
+                  "the same command submits more once there is room")  # fmt: skip
+    return 1 if left_out else 0
+
+
+def _is_taken(spec: Spec, slot: Slot | None,
+              queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
+    status = run_folder.read_status(spec.folder)
+    state = state_of(spec.folder, status)
+    job = queue.get((slot.submission.name, slot.array_task)) if slot else None
+    if job is not None:
+        state, _ = _with_job(state, status, job)
+    return state in (State.DONE, State.RUNNING, State.QUEUED)
+
+
+def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, profile: Profile,
+                  code: Path) -> str:  # fmt: skip
+    """One sbatch call, written down before and after; returns SLURM's number of the array."""
+    name = re.sub(r"[^\w.-]", "_", suite) + f"-{uuid.uuid4().hex[:10]}"
+    folder = home(results) / name
+    cancelled = _marks(results, name)
+    make_folder(cancelled)
+    delay_s = int(profile.options.get("signal_delay_s", 90))
+    for_slurm = []
+    for specs in jobs:
+        tasks = [RunTask(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs]
+        job = Job(tasks, WORKER, str(code), str(cancelled), delay_s, profile.requeue)
+        for_slurm.append(job)
+    run_ids = [[spec.run_id for spec in specs] for specs in jobs]
+    _append(results, batch=name, jobs=run_ids, suite=suite, profile=profile.name,
+            code=code.name, time=run_folder.now())  # fmt: skip
+    try:
+        array = slurm.submit_array(for_slurm, folder, name, profile)
+    except UserError as error:
+        _append(results, batch=name, failed=str(error))
+        raise
+    _append(results, batch=name, array=array)
+    return array
+
+
+def _say_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: int) -> None:
+    sent = jobs[: len(arrays) * size]
+    runs = sum(map(len, sent))
+    names = ", ".join(arrays[:5]) + (" ..." if len(arrays) > 5 else "")
+    print(f"submitted {runs} runs as {len(sent)} jobs with {len(arrays)} calls of sbatch"
+          + (f": {names}" if arrays else ""))  # fmt: skip
+
+
+# --- Cancelling -----------------------------------------------------------------------------------
+
+
+def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Takes runs back from SLURM; returns (those that it had, jobs cancelled). Runs that are
+    running save a checkpoint and end as `stopped`; others of their job go on."""
+    results = results.resolve()
+    wanted = set(run_ids)
+    with _locked(results):
+        submissions = read_submissions(results)
+        where = {r: slot for r, slot in slots(submissions).items() if r in wanted}
+        queue = slurm.queue(slot.submission.name for slot in where.values())
+        had = [r for r, slot in where.items() if (slot.submission.name, slot.array_task) in queue]
+        _take_back(results, had, where)
+        jobs = []
+        for key in {(where[r].submission.name, where[r].array_task) for r in had}:
+            name, index = key
+            marks = _marks(results, name)
+            if all(_is_over(results, marks, r) for r in submissions[name].jobs[index]):
+                jobs.append(queue[key].job)
+        slurm.cancel(sorted(jobs))
+    return had, jobs
+
+
+def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
+    """Takes runs back without asking SLURM, for a cluster that is gone for good; returns those
+    that were submitted and are not done. Should their jobs live after all, they stop in order."""
+    results = results.resolve()
+    with _locked(results):
+        where = _without_taken_back(results, slots(read_submissions(results)), run_ids)
+        had = [run_id for run_id in where if _state(results, run_id) != State.DONE]
+        _take_back(results, had, where)
+    return had
+
+
+def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:
+    for run_id in run_ids:
+        marks = _marks(results, where[run_id].submission.name)
+        make_folder(marks)
+        (marks / run_id).touch()
+
+
+def _state(results: Path, run_id: str) -> State:
+    """From the run's own records."""
+    folder = run_folder.run_path(results, run_id)
+    return state_of(folder, run_folder.read_status(folder))
+
+
+def _is_over(results: Path, marks: Path, run_id: str) -> bool:
+    return (marks / run_id).exists() or _state(results, run_id) in (State.DONE, State.FAILED)

@@ -1,0 +1,288 @@
+"""A suite file becomes a list of runs: a pure function of the file (and of those it includes).
+
+    preset: submission            settings: any name in dreamer/config.py, the same for every run
+    env_steps: 2e6
+    seeds: 3                      0, 1, 2; or a list
+    grid:                         axes, combined with one another; a list of grids is their union
+      task: control_suite         tasks or task sets
+      behaviour: [dreamer, planet]
+    zip:                          axes that advance together, combined with the grid's
+      horizon: [10, 20]
+      length: [25, 50]
+    tasks:                        settings of single tasks
+      walker_run: {env_steps: 5e6}
+    exclude:                      combinations left out; values may be lists or globs
+      - {behaviour: planet, task: quadruped_*}
+    include: [figure7.yaml]       other suites, as they are; runs that both name are one run
+
+The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what
+the figures show beside (`about`, `published`). A suite's own task sets go under `task_sets`.
+
+A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
+the outcome, so that a run which several suites name is the same run everywhere.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dreamer.config import PRESETS, ConfigError, UserError, check_together, nearest
+from suites.execution.executors import EXECUTORS, FALLBACK
+from suites.language import nodes
+from suites.language.axes import (
+    MAX_RUNS,
+    Choice,
+    Rule,
+    entries,
+    exclude_rule,
+    grid_axes,
+    seeds_of,
+    setting_value,
+    size_of,
+    task_sets,
+    task_settings,
+    unknown_key,
+    zip_axis,
+)
+from suites.language.identity import SETTINGS, outcome_settings, preset_settings, run_id
+from suites.language.nodes import Node, one_line, show
+
+SUITE_KEYS = (
+    "about", "include", "seeds", "task_sets", "grid", "zip", "tasks", "exclude", "executor",
+    "profile", "workers", "runs_per_gpu", "observers", "published",
+)  # fmt: skip
+
+
+class Run(NamedTuple):
+    """One run: what is computed and who asked for it."""
+
+    run_id: str
+    suites: tuple[str, ...]  # that name this run
+    config: dict[str, Any]  # all resolved settings, as `config_dict` gives them
+
+
+class Suite(NamedTuple):
+    """A suite file, expanded."""
+
+    name: str  # the file's name without its ending
+    path: Path
+    about: str
+    executor: str  # a name in suites/execution/executors.py
+    profile: str | None  # of slurm/profiles.yaml
+    workers: int | None  # local worker processes; None: by the machine
+    runs_per_gpu: int
+    observers: tuple[str, ...]  # MongoDB URLs, without credentials
+    published: tuple[str, ...]  # methods of the published tables to show beside
+    runs: list[Run]
+
+
+def expand(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Suite:
+    """The suite in the file. `overrides` replace settings (and `seeds`) of every run, last of all.
+
+    Raises UserError, one line naming file, line and key path.
+    """
+    return _expand(Path(path), check_overrides(overrides or {}), ())
+
+
+def merge(suites: Iterable[Suite]) -> list[Run]:
+    """The runs of several suites, each once, in order of first appearance."""
+    merged: dict[str, Run] = {}
+    for run in itertools.chain.from_iterable(suite.runs for suite in suites):
+        _add(merged, run)
+    return list(merged.values())
+
+
+def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict[str, Any]:
+    """Overrides with their types right; raises UserError naming the option that gave them."""
+    checked: dict[str, Any] = {}
+    names = (*SETTINGS, "seeds")
+    for key, value in overrides.items():
+        if key not in names:
+            raise UserError(f"{option} {show(key)}: no such setting; {nearest(key, names)}")
+        if key == "seed" and "seeds" in overrides:
+            raise UserError(f"{option}: seed and seeds are given; one is enough")
+        node = Node(value, option, str(key))
+        checked[key] = seeds_of(node) if key == "seeds" else setting_value(node, str(key))
+    return checked
+
+
+# --- One file -------------------------------------------------------------------------------------
+
+
+def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) -> Suite:
+    root = nodes.load(path)
+    body = root.mapping()
+    for key, node in body.items():
+        if key not in SETTINGS and key not in SUITE_KEYS:
+            raise unknown_key(node, key, (*SETTINGS, *SUITE_KEYS))
+    name = path.stem
+    runs: dict[str, Run] = {}
+    parents = (*parents, path.resolve())
+    for entry in entries(body, "include"):
+        included = path.parent / entry.text()
+        try:
+            nodes.read(included)
+        except UserError as error:
+            raise entry.error(str(error)) from None
+        if included.resolve() in parents:
+            raise entry.error(f"{entry.value} includes itself")
+        suite = _expand(included, overrides, parents)
+        for run in suite.runs:
+            _add(runs, run._replace(suites=(*run.suites, name)))
+    own = [
+        key
+        for key in body
+        if key in SETTINGS or key in ("grid", "zip", "seeds", "tasks", "exclude")
+    ]
+    if own or "include" not in body:
+        for run in _own_runs(root, name, overrides):
+            _add(runs, run)
+    if not runs:
+        raise root.error("no runs")
+    executor = body["executor"].text() if "executor" in body else FALLBACK.name
+    if executor not in EXECUTORS:
+        raise body["executor"].error(f"no {executor!r}; {nearest(executor, EXECUTORS)}")
+    return Suite(
+        name=name,
+        path=path,
+        about=body["about"].text() if "about" in body else "",
+        executor=executor,
+        profile=body["profile"].text() if "profile" in body else None,
+        workers=body["workers"].whole(1) if "workers" in body else None,
+        runs_per_gpu=body["runs_per_gpu"].whole(1) if "runs_per_gpu" in body else 1,
+        observers=tuple(_observer(node) for node in entries(body, "observers")),
+        published=tuple(node.text() for node in entries(body, "published")),
+        runs=list(runs.values()),
+    )
+
+
+def _own_runs(root: Node, name: str, overrides: dict[str, Any]) -> Iterable[Run]:
+    """The runs of a file's own grid, overrides applied; each combination once."""
+    body = root.mapping()
+    base = {key: node for key, node in body.items() if key in SETTINGS}
+    sets = task_sets(body)
+    zipped = [zip_axis(node, sets) for node in entries(body, "zip")]
+    grids = [grid_axes(node, sets) for node in entries(body, "grid")] or [[]]
+    seeds = overrides.get("seeds") or (seeds_of(body["seeds"]) if "seeds" in body else None)
+    if seeds:
+        place = body.get("seeds", root)
+        zipped.append([Choice.of({"seed": place._replace(value=seed)}) for seed in seeds])
+    by_task = task_settings(body)
+    rules = [exclude_rule(node, sets) for node in entries(body, "exclude")]
+    final = {key: value for key, value in overrides.items() if key != "seeds"}
+    tasks_met: set[str] = set()
+    count = 0
+    for grid in grids:
+        axes = [*grid, *zipped]
+        _refuse_twice(base, axes, by_task)
+        count += size_of(axes)
+        if count > MAX_RUNS:
+            raise root.error(f"more than {MAX_RUNS} runs")
+        yield from _combine(root, name, base, axes, by_task, rules, final, tasks_met)
+    for task, node in by_task.items():
+        if task not in tasks_met:
+            raise node[0].error(f"this suite has no such task; {nearest(task, tasks_met)}")
+    for rule in rules:
+        if not rule.hits:
+            raise rule.node.error("excludes nothing")
+
+
+def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[Choice]],
+             by_task: dict[str, tuple[Node, dict[str, Node]]], rules: list[Rule],
+             final: dict[str, Any], tasks_met: set[str]) -> Iterable[Run]:  # fmt: skip
+    """Every combination of the axes as a run: settings < task's settings < axes < --set."""
+    base_values = {key: setting_value(node, key) for key, node in base.items()}
+    task_values = {
+        task: {key: node.value for key, node in nodes.items()}
+        for task, (_, nodes) in by_task.items()
+    }
+    seen: set[str] = set()
+    for combination in itertools.product(*axes):
+        settings = dict(base_values)
+        for choice in combination:
+            settings.update(choice.values)
+        task = settings.get("task")
+        if task is None:
+            raise root.error("which task? give `task:`, or `task` in `grid` or `zip`")
+        tasks_met.add(task)
+        settings.update(task_values.get(task, ()))
+        if "preset" not in settings:
+            raise root.error(
+                f"which preset? give `preset:`; choose from {', '.join(sorted(PRESETS))}"
+            )
+        if rules:
+            config = {**preset_settings(settings["preset"]), **settings}
+            matched = [rule.matches(config) for rule in rules]  # every rule counts its hits
+            if any(matched):
+                continue
+        settings.update(final)
+        config = {**preset_settings(settings["preset"]), **settings}
+        try:
+            check_together(config)
+        except ConfigError as error:
+            raise _blame(root, error, final, base, by_task.get(task), combination) from None
+        run = Run(run_id(config), (name,), config)
+        if run.run_id not in seen:
+            seen.add(run.run_id)
+            yield run
+
+
+def _add(runs: dict[str, Run], run: Run) -> None:
+    """Keep a run once, with everyone who names it."""
+    known = runs.get(run.run_id)
+    if known is None:
+        runs[run.run_id] = run
+        return
+    if any(known.config[key] != run.config[key] for key in outcome_settings()):
+        raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
+    suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
+    runs[run.run_id] = known._replace(suites=suites)
+
+
+def _blame(
+    root: Node,
+    error: ConfigError,
+    final: Mapping[str, Any],
+    base: Mapping[str, Node],
+    task: tuple[Node, dict[str, Node]] | None,
+    combination: Sequence[Choice],
+) -> UserError:
+    """The error at the place where its setting was given, else at the file."""
+    if error.key in final:
+        return UserError(one_line(f"--set {error.key}: {error.message}"))
+    for given in (*(choice.nodes for choice in combination), task[1] if task else {}, base):
+        if error.key in given:
+            return given[error.key].error(error.message)
+    return root.error(str(error))
+
+
+# --- Parts of a file ------------------------------------------------------------------------------
+
+
+def _refuse_twice(base: Mapping[str, Node], axes: Sequence[list[Choice]],
+                  by_task: Mapping[str, tuple[Node, dict[str, Node]]]) -> None:  # fmt: skip
+    """A setting has one place: the top of the file or one axis. Axes and tasks do not compete."""
+    met: dict[str, str] = {key: node.where for key, node in base.items()}
+    for axis in axes:
+        for key, node in axis[0].nodes.items():
+            if key in met:
+                raise node.error(f"{key} is also given at {met[key]}")
+            met[key] = node.where
+            for _, settings in by_task.values():
+                if key in settings:
+                    raise settings[key].error(f"{key} is also an axis, at {node.where}")
+
+
+def _observer(node: Node) -> str:
+    """A MongoDB URL. Credentials do not belong in a file that is shared and recorded."""
+    url = node.text()
+    if not url.startswith(("mongodb://", "mongodb+srv://")):
+        raise node.error("a URL that starts with mongodb:// is expected")
+    if "@" in url:
+        raise node._replace(value=None).error(
+            "no credentials in suites; give the URL in DREAMER_MONGO_URL instead"
+        )
+    return url

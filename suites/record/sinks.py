@@ -1,0 +1,239 @@
+"""Sacred's observers as sinks: told what happened, unable to stop, slow or blind a run.
+
+The truth is the run folder's `metrics.jsonl`; whatever a sink missed can be filled in from there.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
+from sacred.serializer import flatten
+
+from dreamer import run_folder
+from dreamer.run_folder import write_json
+from suites.record import mongo, mongo_urls
+from suites.record.provenance import without_credentials
+
+RETRY_AFTER_S = 5.0
+LAST_WAIT_S = 20.0  # a run that has ended waits so long for its last events to arrive
+
+
+class Files(FileStorageObserver):
+    """Sacred's files, each written whole or not at all.
+
+    metrics.json holds all values and grows: it is written anew when it has grown by a tenth, and at
+    the end, so that a long run spends seconds on it, not hours.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, copy_sources=False)
+        self._metrics: dict[str, dict[str, list[Any]]] = {}
+        self._values, self._written = 0, 0  # how many there are, and are in the file
+
+    def save_json(self, obj: Any, filename: str) -> None:
+        write_json(Path(str(self.dir)) / filename, flatten(obj))
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        for name, metric in metrics_by_name.items():
+            known = self._metrics.setdefault(name, {"steps": [], "values": [], "timestamps": []})
+            known["steps"] += metric["steps"]
+            known["values"] += metric["values"]
+            known["timestamps"] += [time.isoformat() for time in metric["timestamps"]]
+            self._values += len(metric["steps"])
+        if self._values > 1.1 * self._written:
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        if self._values > self._written:
+            write_json(Path(str(self.dir)) / "metrics.json", self._metrics, indent=None)
+            self._written = self._values
+
+    def completed_event(self, stop_time: Any, result: Any) -> None:
+        self._write_metrics()
+        super().completed_event(stop_time, result)
+
+    def interrupted_event(self, interrupt_time: Any, status: str) -> None:
+        self._write_metrics()
+        super().interrupted_event(interrupt_time, status)
+
+    def failed_event(self, fail_time: Any, fail_trace: Any) -> None:
+        self._write_metrics()
+        super().failed_event(fail_time, fail_trace)
+
+
+class Sink:
+    """An observer whose failures are one warning and nothing more; later events are tried again."""
+
+    def __init__(self, inner: RunObserver, name: str):
+        self.inner, self.name, self.priority = inner, name, inner.priority
+        self.missed = 0  # events
+
+    def _tell(self, event: str, arguments: dict[str, Any]) -> Any:
+        try:
+            return getattr(self.inner, event)(**arguments)
+        except Exception as error:  # whatever it is: training goes on
+            self._miss(error)
+            return None
+
+    def _miss(self, error: Exception) -> None:
+        if not self.missed:
+            text = without_credentials(f"{type(error).__name__}: {error}")
+            warnings.warn(f"{self.name} misses records, training goes on: {text}", stacklevel=2)
+        self.missed += 1
+
+    def started_event(self, **arguments: Any) -> Any:
+        return self._tell("started_event", arguments)
+
+    def heartbeat_event(self, **arguments: Any) -> None:
+        self._tell("heartbeat_event", arguments)
+
+    def completed_event(self, **arguments: Any) -> None:
+        self._tell("completed_event", arguments)
+
+    def interrupted_event(self, **arguments: Any) -> None:
+        self._tell("interrupted_event", arguments)
+
+    def failed_event(self, **arguments: Any) -> None:
+        self._tell("failed_event", arguments)
+
+    def resource_event(self, **arguments: Any) -> None:
+        self._tell("resource_event", arguments)
+
+    def artifact_event(self, **arguments: Any) -> None:
+        self._tell("artifact_event", arguments)
+
+    def log_metrics(self, **arguments: Any) -> None:
+        self._tell("log_metrics", arguments)
+
+    def join(self) -> None:
+        pass
+
+
+class LaterSink(Sink):
+    """A sink that a thread feeds, so that a slow or absent server never holds the run.
+
+    Events wait in order until they are delivered; of waiting heartbeats only the last is kept.
+    """
+
+    def __init__(self, inner: RunObserver, name: str):
+        super().__init__(inner, name)
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
+        self._news = threading.Condition()
+        self._metrics_info: dict[str, Any] = {}  # where the observer notes its metrics' names
+        threading.Thread(target=self._deliver, name=name, daemon=True).start()
+
+    def _tell(self, event: str, arguments: dict[str, Any]) -> Any:
+        with self._news:
+            if event == "heartbeat_event" and self._waiting and self._waiting[-1][0] == event:
+                self._waiting.pop()
+            self._waiting.append((event, copy.deepcopy(arguments)))
+            self._news.notify()
+        return arguments.get("_id")
+
+    def _deliver(self) -> None:
+        while True:
+            with self._news:
+                while not self._waiting:
+                    self._news.wait()
+                event, arguments = self._waiting[0]
+            try:
+                self._call(event, arguments)
+            except Exception as error:
+                self._miss(error)
+                if type(error).__module__.startswith("pymongo") and not is_final(error):
+                    time.sleep(RETRY_AFTER_S)
+                    continue  # the same event again: the server may come back
+            with self._news:
+                # A newer heartbeat may have replaced the one that was delivered.
+                if self._waiting and self._waiting[0][1] is arguments:
+                    self._waiting.popleft()
+                self._news.notify_all()
+
+    def _call(self, event: str, arguments: dict[str, Any]) -> None:
+        if event == "log_metrics":
+            arguments = {**arguments, "info": self._metrics_info}
+        if event == "heartbeat_event":
+            arguments = {**arguments, "info": {**arguments["info"], **self._metrics_info}}
+        getattr(self.inner, event)(**arguments)
+
+    def join(self) -> None:
+        """Waits a little for the last events; the rest can be pushed from the run's files."""
+        deadline = time.monotonic() + LAST_WAIT_S
+        with self._news:
+            while self._waiting and (left := deadline - time.monotonic()) > 0:
+                self._news.wait(left)
+            if self._waiting:
+                warnings.warn(
+                    f"{self.name} lacks the last {len(self._waiting)} events of this attempt; "
+                    "`python -m suites.push SUITE` sends them",
+                    stacklevel=2,
+                )
+
+
+def is_final(error: Exception) -> bool:
+    """Whether trying again is useless: the server was reached and refused what was sent."""
+    from pymongo import errors
+
+    return isinstance(
+        error, (errors.DuplicateKeyError, errors.InvalidDocument, errors.DocumentTooLarge)
+    )
+
+
+def file_sink(results: Path) -> Sink:
+    """Sacred's FileStorageObserver in `results/sacred`."""
+    return Sink(Files(run_folder.sacred_path(results)), "results/sacred")
+
+
+class Mongo(MongoObserver):
+    """Sacred's MongoObserver, but that failures are raised, so that an event can be told again, and
+    an event that was told twice (its answer was lost) is recorded once."""
+
+    run_entry: dict[str, Any]
+
+    def insert(self) -> None:
+        query = {"_id": self.run_entry["_id"]}
+        self.runs.update_one(query, {"$setOnInsert": self.run_entry}, upsert=True)
+
+    def save(self) -> None:
+        self.runs.update_one({"_id": self.run_entry["_id"]}, {"$set": self.run_entry}, upsert=True)
+
+    def final_save(self, attempts: int) -> None:
+        self.save()
+
+    def artifact_event(
+        self, name: Any, filename: Any, metadata: Any = None, content_type: Any = None
+    ) -> None:
+        before = self.run_entry["artifacts"]
+        self.run_entry["artifacts"] = [entry for entry in before if entry["name"] != name]
+        mongo.delete_files(self.fs, f"artifact://runs/{self.run_entry['_id']}/{name}")
+        super().artifact_event(name, filename, metadata, content_type)
+
+    def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
+        """Appends each metric's new values behind the `sent` ones, wherever the last try ended."""
+        self.sent: dict[str, int] = getattr(self, "sent", {})
+        listed = info.setdefault("metrics", [])
+        for name, metric in metrics_by_name.items():
+            query = {"run_id": self.run_entry["_id"], "name": name}
+            start = self.sent.get(name, 0)
+            end = start + len(metric["steps"])
+            behind = {
+                key: {"$each": metric[key], "$position": start, "$slice": end}
+                for key in ("steps", "values", "timestamps")
+            }
+            self.metrics.update_one(query, {"$push": behind}, upsert=True)
+            if not start:
+                listed.append({"name": name, "id": str(self.metrics.find_one(query)["_id"])})
+            self.sent[name] = end
+
+
+def mongo_sink(url: str) -> Sink:
+    """Sacred's MongoObserver. The URL's path names the database; raises UserError for a bad URL."""
+    client, database = mongo_urls.connect(url)
+    return LaterSink(Mongo(client=client, db_name=database), mongo_urls.name(url))

@@ -1,0 +1,233 @@
+"""A planted defect of each kind is found; a clean suite gives none; pushing fills MongoDB once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import SUITE, Server
+
+from dreamer import run_folder
+from suites.audit import main
+from suites.execution.attempt import execute
+from suites.execution.spec import Spec
+from suites.language.suite import Run, expand
+from suites.record import provenance
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Path:
+    """A folder with a suite of two runs and their results."""
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "suite.yaml").write_text(SUITE.replace("seeds: 3", "seeds: 2"))
+    threads, code = torch.get_num_threads(), provenance.code()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "code", lambda: code)  # whoever edits it meanwhile
+        for run in expand(folder / "suite.yaml").runs:
+            spec = Spec(run.run_id, run.config, list(run.suites), str(folder / "results"))
+            assert execute(spec)["status"] == "COMPLETED"
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture
+def copy(clean, tmp_path) -> Path:
+    shutil.copytree(clean, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def first(folder: Path) -> tuple[Run, Path]:
+    run = expand(folder / "suite.yaml").runs[0]
+    return run, run_folder.run_path(folder / "results", run.run_id)
+
+
+def audit(folder: Path, capsys, *options: str) -> list[dict]:
+    words = [str(folder / "suite.yaml"), "--results", str(folder / "results"), "--format", "json"]
+    code = main([*words, *options])
+    findings = json.loads(capsys.readouterr().out)
+    assert code == (1 if findings else 0)
+    return findings
+
+
+def edit_json(path: Path, **values) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def edit_lines(path: Path, change) -> None:
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(change(lines)) + "\n")
+
+
+def without(kind: str, number: int):
+    """Drops the number-th record of a kind."""
+
+    def change(lines):
+        places = [i for i, line in enumerate(lines) if json.loads(line)["kind"] == kind]
+        return [line for i, line in enumerate(lines) if i != places[number]]
+
+    return change
+
+
+def replaced(old: str, new: str):
+    return lambda lines: [line.replace(old, new, 1) for line in lines]
+
+
+def copied_run(run: Path) -> None:
+    shutil.copytree(run, run.with_name(run.name + "-copy"))
+
+
+def foreign_run(run: Path) -> None:
+    copied_run(run)
+    edit_json(run.with_name(run.name + "-copy") / "status.json", run_id="something-else")
+
+
+def repeated_seed(run: Path) -> None:
+    [other] = [f for f in run.parent.iterdir() if f != run]
+    shutil.copy(run / "metrics.jsonl", other / "metrics.jsonl")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def reordered(path: Path) -> None:
+    """The same settings, other bytes."""
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+
+
+def sacred(run: Path) -> Path:
+    return run.parent.parent / "sacred" / f"{run.name}-1"
+
+
+def damaged_checkpoint(run: Path) -> None:
+    path = sorted((run / "checkpoints").glob("*.pt"))[-1]
+    truncate(path)
+
+
+PLANTED = {
+    "missing": shutil.rmtree,
+    "failed": lambda run: edit_json(run / "status.json", status="FAILED", error="it broke"),
+    "dead": lambda run: edit_json(run / "status.json", status="RUNNING"),
+    "incomplete": lambda run: edit_json(run / "status.json", status="INTERRUPTED"),
+    "short": lambda run: edit_lines(run / "metrics.jsonl", lambda lines: lines[:5]),
+    "config": lambda run: edit_json(run / "config.json", kl_scale=0.5),
+    "provenance": lambda run: shutil.rmtree(run / "attempts"),
+    "code differs": lambda run: edit_json(run / "attempts/1/provenance.json", code="abc"),
+    "packages differs": lambda run: edit_json(run / "attempts/1/provenance.json", packages={}),
+    "unexpected": foreign_run,
+    "duplicated": copied_run,
+    "repeated": repeated_seed,
+    "checksum": damaged_checkpoint,
+    "checksum of the resolved configuration": lambda run: reordered(run / "config.json"),
+    "checksum of the final figure data": lambda run: truncate(run / "curves.csv"),
+    "checksum of the prediction video": lambda run: truncate(run / "prediction.mp4"),
+    "checksum of Sacred's copy": lambda run: truncate(sacred(run) / "run_prediction.npz"),
+    "sacred": lambda run: truncate(sacred(run) / "metrics.json"),
+}
+METRICS = {
+    "line 2 of metrics.jsonl cannot be read": lambda lines: [lines[0], lines[1][:20], *lines[2:]],
+    "a gap between updates 0 and 6": without("update", 0),
+    "a gap between env_steps 120 and 240": without("episode", 2),
+    "goes back from": lambda lines: [*lines, lines[0]],
+    "kl is nan at": replaced('"kl": ', '"kl": NaN, "was": '),
+}
+
+
+def test_a_clean_suite_gives_no_finding(clean, capsys):
+    assert audit(clean, capsys) == []
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_defect_is_found(copy, capsys, kind):
+    _, run = first(copy)
+    PLANTED[kind](run)
+    found = audit(copy, capsys)
+    kind, _, what = kind.partition(" of ")
+    assert kind in {f["kind"] for f in found}
+    assert not what or {f["kind"] for f in found} == {kind}
+    assert all(f["run_id"] and f["text"] and f["todo"] for f in found)
+
+
+def test_renderers_that_differ_are_found(copy, capsys):
+    for run, name in zip(expand(copy / "suite.yaml").runs, ("egl a GPU", "osmesa"), strict=True):
+        folder = run_folder.run_path(copy / "results", run.run_id)
+        edit_json(folder / "attempts/1/provenance.json", renderer=name)
+    assert {f["kind"] for f in audit(copy, capsys)} == {"renderer differs"}
+
+
+@pytest.mark.parametrize("text", METRICS)
+def test_defects_of_metrics_are_found(copy, capsys, text):
+    run, folder = first(copy)
+    edit_lines(folder / "metrics.jsonl", METRICS[text])
+    [*found] = [f for f in audit(copy, capsys) if f["kind"] == "metrics"]
+    assert any(text in f["text"] and f["run_id"] == run.run_id for f in found)
+
+
+def test_the_provenance_of_a_run(clean, capsys):
+    run, _ = first(clean)
+    assert main(["--run", run.run_id, "--results", str(clean / "results")]) == 0
+    told = capsys.readouterr().out
+    for word in (run.run_id, "state done", "attempt 1", "code ", "preset tiny", "return"):
+        assert word in told
+    assert main(["--run", run.run_id[:-1], "--results", str(clean / "results")]) == 2
+    assert f"did you mean {run.run_id!r}" in capsys.readouterr().err
+
+
+# --- MongoDB --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path):
+    pytest.importorskip("pymongo")
+    (tmp_path / "server").mkdir()
+    running = Server(tmp_path / "server")
+    running.start()
+    yield running
+    running.kill()
+
+
+def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, capsys, server):
+    options = ("--mongo", server.url)
+    before = audit(clean, capsys, *options)
+    assert {f["kind"] for f in before} == {"mongo"} and len(before) == 2
+    assert audit(clean, capsys, *options, "--push") == []
+    database = server.database
+
+    def content():
+        runs = list(database["runs"].find({}))
+        metrics = list(database["metrics"].find({}))
+        return {r["_id"]: r for r in runs}, {(m["run_id"], m["name"]): m for m in metrics}
+
+    pushed = content()
+    run, folder = first(clean)
+    record = pushed[0][f"{run.run_id}-1"]
+    assert record["status"] == "COMPLETED" and record["config"]["seed"] == run.config["seed"]
+    assert {a["name"] for a in record["artifacts"]} == {f"run_{n}" for n in run_folder.ARTIFACTS}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    truth = [(m["env_steps"], m["kl"]) for m in lines if m["kind"] == "update"]
+    metric = pushed[1][(f"{run.run_id}-1", "kl")]
+    assert list(zip(metric["steps"], metric["values"], strict=True)) == truth
+    assert audit(clean, capsys, *options, "--push") == []
+    assert content() == pushed
+    # Part of it lost, it comes back.
+    database["metrics"].delete_one({"run_id": f"{run.run_id}-1", "name": "kl"})
+    database["runs"].update_one({"_id": f"{run.run_id}-1"}, {"$set": {"status": "RUNNING"}})
+    assert len(audit(clean, capsys, *options)) == 2
+    assert audit(clean, capsys, *options, "--push") == []
+
+
+def test_a_server_that_is_not_there_is_one_error_line(clean, capsys, monkeypatch):
+    pytest.importorskip("pymongo")
+    monkeypatch.setattr("suites.record.mongo_urls.TIMEOUT_S", 0.2)
+    words = [str(clean / "suite.yaml"), "--results", str(clean / "results")]
+    assert main([*words, "--mongo", "mongodb://me:secret@127.0.0.1:9/lab"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: mongodb://127.0.0.1:9/lab: not reached") and "secret" not in line
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.setenv("DREAMER_MONGO_URL", "")  # main sets it; the test's end restores it

@@ -1,0 +1,345 @@
+"""Sacred's observers as sinks, against a real server that speaks MongoDB's protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import datetime
+import json
+import socket
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import SUITE, Server, metrics_of, spec_in
+
+from dreamer import run_folder
+from suites import audit
+from suites.execution import sacred_run
+from suites.execution.attempt import execute
+from suites.execution.spec import Spec
+from suites.language.suite import expand
+from suites.record import (
+    mongo_urls,
+    sinks,
+)
+
+AMID = 2 * 30 + 4 + 20  # questions whether to stop: seed episodes, first updates, an evaluation
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 300.0)  # a busy machine may need it
+    running = Server(tmp_path)
+    running.start()
+    yield running
+    running.kill()
+
+
+class Proxy:
+    """Stands between clients and a server and forwards what each says, or, on connections that are
+    used then, for ever nothing ("hangs") or a byte a second ("trickles")."""
+
+    def __init__(self, server: Server):
+        parts = urllib.parse.urlsplit(server.url)
+        self._server, self.mode = (parts.hostname, parts.port or 27017), "forwards"
+        self._listener, self._closed = socket.create_server(("127.0.0.1", 0)), threading.Event()
+        credentials, at, _ = parts.netloc.rpartition("@")
+        port, direct = self._listener.getsockname()[1], "directConnection=true"
+        netloc = f"{credentials}{at}127.0.0.1:{port}"
+        query = f"{parts.query}&{direct}" if parts.query else direct
+        self.url = urllib.parse.urlunsplit(parts._replace(netloc=netloc, query=query))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                for ends in ((client, server), (server, client)):
+                    threading.Thread(target=self._forward, args=ends, daemon=True).start()
+
+    def _forward(self, source: socket.socket, to: socket.socket) -> None:
+        with source, to, contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if self.mode == "forwards":
+                    to.sendall(data)
+                elif self.mode == "hangs":
+                    self._closed.wait()
+                    return
+                else:
+                    for byte in data:
+                        if self._closed.wait(1.0):
+                            return
+                        to.sendall(bytes([byte]))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy(server):
+    between = Proxy(server)
+    yield between
+    between.close()
+
+
+def check(server: Server, spec, attempt: int = 1, status: str = "COMPLETED") -> None:
+    """The attempt is there once, with its status and every metric as in metrics.jsonl."""
+    name = f"{spec.run_id}-{attempt}"
+    [run] = server.database["runs"].find({"_id": name})
+    assert run["status"] == status
+    assert run["config"]["task"] == spec.config["task"]
+    truth = [(r["env_steps"], r["kl"]) for r in metrics_of(spec) if r["kind"] == "update"]
+    [metric] = server.database["metrics"].find({"run_id": name, "name": "kl"})
+    # 15 digits is what nx-27017 keeps above an older SQLite; MongoDB keeps all.
+    assert np.allclose(list(zip(metric["steps"], metric["values"], strict=True)), truth, 1e-14, 0)
+    assert {m["name"] for m in run["info"]["metrics"]} >= {"kl", "evaluate_return"}
+    assert {a["name"] for a in run["artifacts"]} == {f"run_{name}" for name in run_folder.ARTIFACTS}
+
+
+def test_a_server_named_by_the_suite_has_the_whole_record(server, tmp_path):
+    spec = spec_in(tmp_path / "results")
+    spec.observers.append(server.url)
+    assert execute(spec)["status"] == "COMPLETED"
+    check(server, spec)
+
+
+@pytest.mark.parametrize(("goes", "returns"), [("kill", "start"), ("fill_up", "make_room")])
+def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp_path, monkeypatch):
+    if server.given:
+        pytest.skip("a server that is lent is not killed, nor its disk filled")
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 0.1)
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
+    spec = spec_in(tmp_path / "results")
+    spec.observers.append(server.url)
+    getattr(server, goes)()
+    calls = iter(range(10**9))
+
+    def back_after_a_while() -> bool:
+        if next(calls) == AMID:
+            time.sleep(2)  # several attempts to deliver what was measured so far
+            getattr(server, returns)()
+        return False
+
+    with pytest.warns(UserWarning, match="misses records, training goes on"):
+        assert execute(spec, should_stop=back_after_a_while)["status"] == "COMPLETED"
+    check(server, spec)
+
+
+def one_run(folder: Path, url: str) -> tuple[Path, Spec]:
+    """A suite of one run, which tells a server."""
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.replace("seeds: 3", "seeds: 1"))
+    [run] = expand(path).runs
+    return path, Spec(
+        run.run_id, run.config, list(run.suites), str(folder / "results"), observers=[url]
+    )
+
+
+def amid(server: Server, act):
+    """Acts once, amid training, as soon as the server knows of some updates; never asks to stop."""
+    calls = iter(range(10**9))
+
+    def should_stop() -> bool:
+        if next(calls) == AMID:
+            deadline = time.monotonic() + 300
+            while not server.database["metrics"].find_one({"name": "kl"}):
+                assert time.monotonic() < deadline, "nothing arrives"
+                time.sleep(0.1)
+            act()
+        return False
+
+    return should_stop
+
+
+def check_push(server: Server, path: Path, spec: Spec, url: str, capsys) -> None:
+    """The files are whole, the server is not; pushing makes it so, and twice adds nothing."""
+    words = [str(path), "--results", spec.results, "--mongo", url, "--format", "json"]
+    assert audit.main(words) == 1
+    assert {f["kind"] for f in json.loads(capsys.readouterr().out)} == {"mongo"}
+    contents = []
+    for _ in range(2):
+        assert audit.main([*words, "--push"]) == 0
+        names = ("runs", "metrics", "fs.files")
+        contents.append([list(server.database[name].find({}).sort("_id")) for name in names])
+    assert contents[0] == contents[1]
+    assert capsys.readouterr().err.endswith(": 0 missing items sent\n")
+    check(server, spec)
+    _, metrics, files = contents[0]
+    series = [(metric["run_id"], metric["name"]) for metric in metrics]
+    stored = [f["filename"] for f in files if f["filename"].startswith("artifact://")]
+    assert len(series) == len(set(series))
+    assert len(stored) == len(set(stored)) == len(run_folder.ARTIFACTS)
+
+
+@pytest.mark.parametrize("mode", ["hangs", "trickles"])
+def test_a_server_that_stops_answering_holds_nothing(
+    mode, server, proxy, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 3600.0)  # no call gives up: nothing waits for it
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
+    path, spec = one_run(tmp_path, proxy.url)
+    stops = amid(server, lambda: setattr(proxy, "mode", mode))
+    run = threading.Thread(target=execute, args=(spec, stops), daemon=True)
+    run.start()
+    with pytest.warns(UserWarning, match=r"lacks the last \d+ events .* suites.push SUITE"):
+        run.join(300)  # for ever, if it waited
+    assert not run.is_alive()
+    assert run_folder.read_status(spec.folder)["status"] == "COMPLETED"
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
+    assert audit.main([str(path), "--results", spec.results, "--mongo", proxy.url, "--push"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: mongodb://127.0.0.1:") and "not reached" in line
+    monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 300.0)
+    proxy.mode = "forwards"
+    check_push(server, path, spec, proxy.url, capsys)
+
+
+def test_a_server_whose_disk_is_full_stops_nothing(server, tmp_path, monkeypatch, capsys):
+    if server.given:
+        pytest.skip("the disk of a server that is lent is not filled")
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    path, spec = one_run(tmp_path, server.url)
+    with (
+        pytest.warns(UserWarning, match="misses records, training goes on"),
+        pytest.warns(UserWarning, match=r"lacks the last \d+ events .* suites.push SUITE"),
+    ):
+        assert execute(spec, should_stop=amid(server, server.fill_up))["status"] == "COMPLETED"
+    assert audit.main([str(path), "--results", spec.results, "--mongo", server.url, "--push"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {server.url}: not reached, or it refused")
+    server.kill()
+    server.start()
+    check_push(server, path, spec, server.url, capsys)
+
+
+def events(name: str) -> list[tuple[str, dict]]:
+    """What Sacred tells an observer in the course of a run."""
+    time_now = datetime.datetime(2026, 1, 1)
+    about = {"name": "dreamer", "base_dir": ".", "sources": [], "dependencies": []}
+    series = {"kl": {"steps": [1, 2], "values": [3.0, 4.0], "timestamps": [time_now] * 2}}
+    start = {"ex_info": about, "command": "main", "host_info": {}, "start_time": time_now}
+    beat = {"info": {}, "captured_out": "", "beat_time": time_now, "result": None}
+    return [
+        ("started_event", {**start, "config": {"seed": 0}, "meta_info": {}, "_id": name}),
+        ("log_metrics", {"metrics_by_name": series, "info": {}}),
+        ("heartbeat_event", beat),
+        ("completed_event", {"stop_time": time_now, "result": 1.0}),
+    ]
+
+
+def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp_path):
+    names = [f"run-{i}-1" for i in range(40)]
+    sinks = [sinks.mongo_sink(server.url) for _ in names]
+    files = [sinks.file_sink(tmp_path / "results") for _ in names]
+    together = threading.Barrier(len(names))
+
+    def start(i: int) -> None:
+        together.wait()
+        for event, arguments in events(names[i]):
+            getattr(files[i], event)(**copy.deepcopy(arguments))
+            getattr(sinks[i], event)(**arguments)
+
+    threads = [threading.Thread(target=start, args=(i,)) for i in range(len(names))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for sink in sinks:
+        sink.join()
+    recorded = list(server.database["runs"].find({}))
+    assert sorted(run["_id"] for run in recorded) == sorted(names)
+    assert {run["status"] for run in recorded} == {"COMPLETED"}
+    assert len(list(server.database["metrics"].find({"name": "kl"}))) == len(names)
+    folders = tmp_path / "results" / "sacred"
+    assert sorted(p.name for p in folders.iterdir()) == sorted(names)
+    assert all(sink.missed == 0 for sink in [*sinks, *files])
+
+
+def test_what_is_told_twice_is_recorded_once(server):
+    """A server's answer may be lost: then the same event is told again."""
+    sink = sinks.mongo_sink(server.url)
+    inner, info = sink.inner, {}
+    for event, arguments in events("run-1")[:1]:
+        getattr(inner, event)(**arguments)
+        getattr(inner, event)(**arguments)
+    series = events("run-1")[1][1]["metrics_by_name"]
+    inner.log_metrics(series, info)
+    inner.sent = {}
+    inner.log_metrics(series, {})
+    inner.log_metrics(series, info)
+    [metric] = server.database["metrics"].find({"run_id": "run-1"})
+    assert metric["values"] == [3.0, 4.0, 3.0, 4.0] and metric["steps"] == [1, 2, 1, 2]
+    assert [one["name"] for one in info["metrics"]] == ["kl"]
+    for _ in range(2):
+        inner.artifact_event("file", __file__)
+    [run] = server.database["runs"].find({"_id": "run-1"})
+    assert [one["name"] for one in run["artifacts"]] == ["file"]
+    [file] = server.database["fs.files"].find({})
+    assert file["_id"] == run["artifacts"][0]["file_id"]
+    assert inner.fs.get(file["_id"]).read() == Path(__file__).read_bytes()
+
+
+def test_a_truncated_metrics_file_is_whole_again_at_the_next_event(tmp_path):
+    sink = sinks.file_sink(tmp_path)
+    for event, arguments in events("run-1")[:2]:
+        getattr(sink, event)(**arguments)
+    path = tmp_path / "sacred" / "run-1" / "metrics.json"
+    path.write_text(path.read_text()[:20])
+    event, arguments = events("run-1")[1]
+    getattr(sink, event)(**arguments)
+    assert json.loads(path.read_text())["kl"]["values"] == [3.0, 4.0] * 2 and sink.missed == 0
+
+
+def test_metrics_json_is_written_seldom_and_whole_at_the_end(tmp_path):
+    sink = sinks.file_sink(tmp_path)
+    start, metrics, _, end = events("run-1")
+    getattr(sink, start[0])(**start[1])
+    path = tmp_path / "sacred" / "run-1" / "metrics.json"
+    written = set()
+    for _ in range(200):
+        sink.log_metrics(**metrics[1])
+        written.add(path.stat().st_mtime_ns)
+    assert len(written) < 50
+    getattr(sink, end[0])(**end[1])
+    assert json.loads(path.read_text())["kl"]["values"] == [3.0, 4.0] * 200
+
+
+def test_the_variable_may_give_credentials_for_a_server_that_the_suite_names(monkeypatch):
+    given = "mongodb://me:secret@host:27017/lab?authSource=admin"
+    monkeypatch.setenv("DREAMER_MONGO_URL", given)
+    named = ["mongodb://host:27017/lab", "mongodb://other/lab"]
+    assert mongo_urls.all_urls(named) == [named[1], given]
+    assert mongo_urls.name(given) == named[0]
+
+
+def test_a_name_that_cannot_be_resolved_is_the_sink_s_affair():
+    """mongodb+srv asks the network for the servers' names, which may be away as well."""
+    pymongo = pytest.importorskip("pymongo")
+    sink = sinks.mongo_sink("mongodb+srv://nowhere.invalid/lab")
+    event, arguments = events("run-1")[0]
+    with pytest.raises(pymongo.errors.PyMongoError, match=r"nowhere\.invalid"):
+        getattr(sink.inner, event)(**arguments)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    monkeypatch.setenv("DREAMER_MONGO_URL", "")  # audit sets it; the test's end restores it
