@@ -13,9 +13,10 @@ pytest.importorskip("pymongo")
 from test_observers import Server
 from test_suites_run import SUITE
 
-from analysis import make_figures, reproduction
-from analysis.load import FileSource, load
-from analysis.mongo import MongoSource
+from analysis.count import verdict as reproduction
+from analysis.draw import suite as make_figures
+from analysis.read.frame import FileSource, load
+from analysis.read.mongo import MongoSource
 from suites import audit, observers
 from suites.expand import expand
 from suites.experiment import Spec, execute

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis import aggregate
-from analysis.figures import pretty, steps_text
-from analysis.methods import PUBLISHED_STYLES
-from analysis.published import CAVEATS, TASKS_18, baselines
-from analysis.summary import Summary, common_tasks, strata
+from analysis.count import statistics as aggregate
+from analysis.count.methods import PUBLISHED_STYLES
+from analysis.count.published import CAVEATS, TASKS_18, baselines
+from analysis.count.summary import Summary, common_tasks, strata
+from analysis.draw.lines import pretty, steps_text
 
 
 class Cell(NamedTuple):

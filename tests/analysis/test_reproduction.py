@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from test_summary import write
 
-from analysis import aggregate, reproduction
-from analysis.published import published_scores
-from analysis.reproduction import Sample, Verdict, judge
+from analysis.count import statistics as aggregate
+from analysis.count import verdict as reproduction
+from analysis.count.published import published_scores
+from analysis.count.verdict import Sample, Verdict, judge
 from suites.expand import expand
 
 SUITE = """

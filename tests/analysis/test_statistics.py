@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import aggregate
+from analysis.count import statistics as aggregate
 
 RNG = np.random.default_rng
 

@@ -19,12 +19,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from analysis import aggregate, figures, reproduction, tables
+from analysis.count import statistics as aggregate
+from analysis.count import verdict as reproduction
+from analysis.count.methods import PUBLISHED_STYLES
+from analysis.count.published import baselines
+from analysis.count.summary import Summary
+from analysis.draw import lines as figures
+from analysis.draw import tables
 from analysis.files import write_text
-from analysis.load import Source
-from analysis.methods import PUBLISHED_STYLES
-from analysis.published import baselines
-from analysis.summary import Summary
+from analysis.read.frame import Source
 from dreamer.config import UserError
 
 HERE = Path(__file__).resolve().parent

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import aggregate
+from analysis.count import statistics as aggregate
 from analysis.files import write_text
 from dreamer.config import UserError
 

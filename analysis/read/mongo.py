@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.load import FileSource, Points, RunRecord, Source, run_row
+from analysis.read.frame import FileSource, Points, RunRecord, Source, run_row
 from dreamer.config import UserError
 from suites import mongo_urls
 

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import examples, tables
-from analysis.load import FileSource, load
-from analysis.methods import STYLES, styles, with_methods
-from analysis.published import CONTROL_TASKS, PUBLISHED, TASKS_18, baselines, published_scores
-from analysis.summary import summarise
+from analysis import synthetic as examples
+from analysis.count.methods import STYLES, styles, with_methods
+from analysis.count.published import CONTROL_TASKS, PUBLISHED, TASKS_18, baselines, published_scores
+from analysis.count.summary import summarise
+from analysis.draw import tables
+from analysis.read.frame import FileSource, load
 from suites.expand import expand
 
 SUITE = """

@@ -15,13 +15,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from analysis import examples, figures, make_figures
-from analysis.load import FileSource
-from analysis.methods import STYLES
-from analysis.published import CONTROL_TASKS
+from analysis import synthetic as examples
+from analysis.count.methods import STYLES
+from analysis.count.published import CONTROL_TASKS
+from analysis.draw import lines as figures
+from analysis.draw import suite as make_figures
+from analysis.read.frame import FileSource
 from suites.expand import expand
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 GRID = """
 preset: tiny

@@ -11,8 +11,9 @@ import shutil
 import pytest
 from test_figures import SUITES, suite_file
 
-from analysis import examples, make_figures
-from analysis.methods import ORANGE
+from analysis import synthetic as examples
+from analysis.count.methods import ORANGE
+from analysis.draw import suite as make_figures
 from suites.expand import expand
 
 

@@ -9,8 +9,8 @@ import os
 import numpy as np
 import pytest
 
-from analysis import examples
-from analysis.load import (
+from analysis import synthetic as examples
+from analysis.read.frame import (
     FRAME_COLUMNS,
     METRICS,
     FileSource,

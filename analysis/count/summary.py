@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import aggregate
-from analysis.aggregate import LAST_EVALUATIONS
-from analysis.load import UNKNOWN_ATTEMPT, Records
-from analysis.methods import Style, method_order, styles, with_methods
-from analysis.published import CONTROL_TASKS, normalised
+from analysis.count import statistics as aggregate
+from analysis.count.methods import Style, method_order, styles, with_methods
+from analysis.count.published import CONTROL_TASKS, normalised
+from analysis.count.statistics import LAST_EVALUATIONS
+from analysis.read.frame import UNKNOWN_ATTEMPT, Records
 
 MAX_BINS = 50
 THRESHOLDS = np.linspace(0, 1, 51)

@@ -1,6 +1,6 @@
 """Draw recorded curves as one figure, where the runs' own records are no longer at hand.
 
-    python results/measured/recorded.py OUT.png CURVES.csv... [--task TASK] [--reference RELEASED]
+    python -m analysis.redraw OUT.png CURVES.csv... [--task TASK] [--reference RELEASED]
 
 CURVES.csv are what a suite's figures left; RELEASED is what `make_figures.py --reference` takes.
 """
@@ -8,17 +8,13 @@ CURVES.csv are what a suite's figures left; RELEASED is what `make_figures.py --
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+import pandas as pd
 
-import pandas as pd  # noqa: E402
-
-from analysis.exchange import read_curves, reference_statistics  # noqa: E402
-from analysis.figures import draw_lines  # noqa: E402
-from analysis.methods import STYLES  # noqa: E402
+from analysis.count.methods import STYLES
+from analysis.draw.lines import draw_lines
+from analysis.read.curves import read_curves, reference_statistics
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 
 # The 20 tasks of the paper; `cup_catch` is dm_control's ball_in_cup / catch.
 CONTROL_TASKS = (

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import examples, exchange
-from analysis.load import FileSource, load
-from analysis.summary import planned_runs
+from analysis import synthetic as examples
+from analysis.count.summary import planned_runs
+from analysis.read import curves as exchange
+from analysis.read.frame import FileSource, load
 from dreamer.config import UserError
 from suites.expand import expand
 
@@ -104,7 +105,7 @@ def test_what_we_write_we_read(tmp_path):
 @pytest.mark.skipif(not RELEASED.exists(), reason="the released curves are not beside the project")
 def test_released_curves_agree_with_the_shipped_scores():
     """scores.csv holds the point just behind each round number of env_steps."""
-    from analysis.published import published_scores
+    from analysis.count.published import published_scores
 
     curves = exchange.read_curves(RELEASED)
     table = exchange.reference_statistics(curves, "sd").set_index(["task", "env_steps"])

@@ -21,8 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from analysis.methods import PUBLISHED_STYLES, VERMILION, Style
-from analysis.published import CONTROL_TASKS, MAX_CONTROL_SCORE
+from analysis.count.methods import PUBLISHED_STYLES, VERMILION, Style
+from analysis.count.published import CONTROL_TASKS, MAX_CONTROL_SCORE
 
 PAGE_WIDTH = 7.0  # inches
 PANEL_HEIGHT = 1.32  # inches

@@ -1,8 +1,8 @@
 """How long recording, auditing and loading take.
 
-    python results/measured/records.py audit [RUNS]      1,000 recorded runs, audited
-    python results/measured/records.py load [RUNS]       5,000 runs of 2,000 points, cold and warm
-    python results/measured/records.py training [STEPS]  a run's time that its records take
+    python -m suites.benchmark audit [RUNS]      1,000 recorded runs, audited
+    python -m suites.benchmark load [RUNS]       5,000 runs of 2,000 points, cold and warm
+    python -m suites.benchmark training [STEPS]  a run's time that its records take
 
 Each prints seconds of CPU (user and system) and of the wall; made-up records go to a temporary
 folder. Reads of files just written come from memory; checkpoints are small here (0.1 MB), and each
@@ -26,11 +26,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from suites import audit, provenance, records  # noqa: E402
-from suites.expand import Run, expand  # noqa: E402
+from suites import audit, provenance, records
+from suites.expand import Run, expand
 
 SUITE = """
 about: recorded runs
@@ -136,7 +133,7 @@ def measure_audit(folder: Path, runs: int) -> None:
 
 def measure_load(folder: Path, runs: int) -> None:
     """Evaluations and episodes of 1,000 env_steps each: 2,000 points a run."""
-    from analysis.load import FileSource, load
+    from analysis.read.frame import FileSource, load
 
     path = folder / "suite.yaml"
     path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")

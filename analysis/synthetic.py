@@ -1,7 +1,7 @@
 """Records made up by a random generator, in the layout of real run folders.
 
-    python -m analysis.examples RESULTS suites/figure9.yaml suites/figure6.yaml
-    python -m analysis.examples RESULTS suites/figure9.yaml --pictures results/examples
+    python -m analysis.synthetic RESULTS suites/figure9.yaml suites/figure6.yaml
+    python -m analysis.synthetic RESULTS suites/figure9.yaml --pictures results/examples
 
 They exercise everything that reads records, and show what figures will look like before anything
 was trained. Every run says in its provenance that it is synthetic, and every figure and table made
@@ -172,8 +172,10 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
 
     from PIL import Image
 
-    from analysis import figures, make_figures, tables
-    from analysis.load import FileSource, load_suite
+    from analysis.draw import lines as figures
+    from analysis.draw import suite as make_figures
+    from analysis.draw import tables
+    from analysis.read.frame import FileSource, load_suite
     from suites.expand import expand
 
     saved, source = [], FileSource(results)
