@@ -1,34 +1,41 @@
-"""Draw recorded curves as one figure, where the runs' own records are no longer at hand.
+"""Draw curves from the CSV files of earlier figures, where the records of the runs are gone.
 
     python -m analysis.redraw OUT.png CURVES.csv... [--task TASK] [--reference RELEASED]
 
-CURVES.csv are what a suite's figures left; RELEASED is what `make_figures.py --reference` takes.
+RELEASED: curves as for `make_figures.py --reference`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.count.methods import STYLES
+from analysis.count.methods import STYLES, pair_of
+from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
-from analysis.read.curves import read_curves, reference_statistics
+from analysis.read.curves import read_curves
+from suites import command
+from suites.figure_keys import DEFAULT_SCALE, named_scale
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("curves", type=Path, nargs="+")
-    parser.add_argument("--task", help="only this one's")
-    parser.add_argument("--reference", type=Path, help="released curves to draw beside them")
-    arguments = parser.parse_args()
+def options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = command.Parser(description="Draw curves from the CSV files of earlier figures.")
+    parser.add_argument("out", type=Path, help="picture to write")
+    parser.add_argument("curves", type=Path, nargs="+", help="curves.csv of suites")
+    parser.add_argument("--task", help="draw this task only")
+    parser.add_argument("--reference", type=Path, help="released curves: JSON or CSV")
+    return parser.parse_args(argv)
+
+
+def redraw(arguments: argparse.Namespace) -> int:
     table = pd.concat([pd.read_csv(path) for path in arguments.curves])
     if arguments.task:
         table = table[table["task"] == arguments.task]
-    # A method with settings of its own (PlaNet's smaller plans) is called by its first word here.
-    table["method"] = table["method"].str.split().str[0]
+    table["method"] = [pair_of(method) for method in table["method"]]  # without its settings
     reference = None
     if arguments.reference:
         released = read_curves(arguments.reference)
@@ -38,6 +45,7 @@ def main() -> None:
     figure = draw_lines(
         table,
         {name: style for name, style in STYLES.items() if name in set(table["method"])},
+        named_scale(DEFAULT_SCALE),
         reference=reference,
         notes=[
             "One seed per task and method: no spread is shown. Score: return of one evaluation "
@@ -45,7 +53,12 @@ def main() -> None:
         ],
     )
     figure.savefig(arguments.out, dpi=300)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command.main(options, redraw, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,17 +6,19 @@ python analysis/reproduction.py --suite suites/figure6.yaml [--reference scores.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-if sys.path[0] == str(HERE):  # started as a file: find our packages, not our siblings
+if sys.path[0] == str(HERE):  # started as a file: find our packages, not the files beside this one
     sys.path[0] = str(HERE.parent)
 
 
-def main() -> int:
-    from analysis.count.verdict import main
+def main(argv: Sequence[str] | None = None) -> int:
+    from analysis import commands
+    from suites import command
 
-    return main()
+    return command.main(commands.verdict_options, commands.reproduction, argv)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,37 @@
     python -m analysis.synthetic RESULTS suites/figure9.yaml suites/figure6.yaml
     python -m analysis.synthetic RESULTS suites/figure9.yaml --pictures results/examples
 
-They exercise everything that reads records, and show what figures will look like before anything
-was trained. Every run says in its provenance that it is synthetic, and every figure and table made
-of it says so, too. Curves are logistic, noisy, and their true heights are known to tests.
+Tests read them, and they show what figures look like before anything was trained. The provenance
+of each run says that it is synthetic, and so does every figure and table drawn from it. Curves are
+logistic with noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import orjson
+from PIL import Image
 
-from analysis.files import write_text
+from analysis.count.summary import summarise
+from analysis.draw import tables
+from analysis.draw.page import RC
+from analysis.draw.suite import draw_suite
+from analysis.read.files import FileSource
+from analysis.read.frame import load_suite
+from analysis.read.predictions import Prediction, read_predictions
+from analysis.read.whole_files import write_text
+from analysis.variants import DEFAULT_BEHAVIOUR
 from suites import command
+from suites.expand import expand, merge
 
 EASE = {"dreamer": 1.0, "no_value": 0.55, "planet": 0.62}
 FIDELITY = {"reconstruction": 1.0, "contrastive": 0.66, "reward": 0.28}
@@ -29,13 +41,14 @@ GAMES = {"atari:pong": (-21, 21), "atari:boxing": (-30, 100), "atari:freeway": (
 UPDATES_PER_ENV_STEP = 0.1
 FRAMES = 50
 CONTEXT = 5
+OF_PREDICTIONS = ("strips", "predictions", "observations")
 
 
 def final_height(config: Mapping[str, Any]) -> float:
     """The height that a run's curve tends to: depends on the task, the method and its settings."""
     hardness = _uniform(config["task"], "hardness")
     height = 980 - 560 * hardness**2
-    method = EASE[config["behaviour"]] * FIDELITY[config["representation"]]
+    method = EASE.get(config["behaviour"], 0.6) * FIDELITY.get(config["representation"], 0.5)
     if config["behaviour"] == "dreamer":
         reach = 1 - 0.06 * abs(np.log2(config["horizon"] / 20))
     elif config["behaviour"] == "no_value":
@@ -155,48 +168,37 @@ def _bytes(images: np.ndarray) -> np.ndarray:
 
 
 def write_suites(results: Path, suites: Sequence[Path]) -> int:
-    """Synthetic runs for everything that the suites name; returns how many there are."""
-    from suites.expand import expand, merge
-
+    """Synthetic runs of all suites; returns their number."""
     runs = merge([expand(path) for path in suites])
     for run in runs:
         first = run.config["seed"] == 0 and run.config["action_repeat"] == 2
-        prediction = first and run.config["behaviour"] == "dreamer"
+        prediction = first and run.config["behaviour"] == DEFAULT_BEHAVIOUR
         write_run(results, run.run_id, run.config, prediction=prediction)
     return len(runs)
 
 
 def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path]:
-    """The figures of synthetic suites as small PNGs (150 dpi, 256 colours), score tables beside."""
-    import io
+    """The figures of synthetic suites as small PNGs (150 dpi, 256 colours), and their score tables.
 
-    from PIL import Image
-
-    from analysis.draw import lines as figures
-    from analysis.draw import suite as make_figures
-    from analysis.draw import tables
-    from analysis.read.frame import FileSource, load_suite
-    from suites.expand import expand
-
+    Predictions are shown of suites with the figure `predictions` only, one strip of each suite.
+    """
     saved, source = [], FileSource(results)
-    options = make_figures.arguments(["--results", str(results)])
+    out.mkdir(parents=True, exist_ok=True)
     for path in suites:
         suite = expand(path)
-        records = load_suite(source, suite, options.metric)
-        summary = make_figures.summarise_suite(suite, records, options)
-        drawers = make_figures.DRAWERS.get(suite.name, make_figures.DRAWERS[""])
-        drawn = [one for drawer in drawers for one in drawer(summary, None)]
-        if suite.name == "figure5":
-            predictions = make_figures.predictions_of(summary, source)
-            drawn = [*make_figures.draw_predictions(summary, predictions)[-2:]]
-            drawn += make_figures.draw_observations(summary, predictions)
-        for one in drawn:
+        summary = summarise(suite, load_suite(source, suite, "evaluate_return"))
+        predictions: list[Prediction] = []
+        names = [one for one in suite.shown.figures if one not in OF_PREDICTIONS]
+        if "predictions" in suite.shown.figures:
+            predictions = read_predictions(source, summary.runs)[0]
+            names = list(OF_PREDICTIONS)
+        drawn = draw_suite(names, summary, predictions)
+        for one in drawn[max(0, len(predictions) - 1) :]:
             buffer = io.BytesIO()
-            with figures.matplotlib.rc_context(figures.RC):
+            with matplotlib.rc_context(RC):
                 one.figure.savefig(buffer, format="png", dpi=150)
             picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
             saved.append(out / f"{suite.name}-{one.name}.png")
-            out.mkdir(parents=True, exist_ok=True)
             picture.save(saved[-1], optimize=True)
         table = tables.markdown(tables.score_cells(summary))
         write_text(out / f"{suite.name}-scores.md", table)
@@ -204,10 +206,10 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = command.Parser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("suites", type=Path, nargs="+")
-    parser.add_argument("--pictures", type=Path, help="draw them into this folder, too")
+    parser = command.Parser(description="Write synthetic records of suites.")
+    parser.add_argument("results", type=Path, help="folder to write the records to")
+    parser.add_argument("suites", type=Path, nargs="+", help="suite files")
+    parser.add_argument("--pictures", type=Path, help="also draw their figures into this folder")
     return parser.parse_args(argv)
 
 

@@ -133,7 +133,8 @@ def measure_audit(folder: Path, runs: int) -> None:
 
 def measure_load(folder: Path, runs: int) -> None:
     """Evaluations and episodes of 1,000 env_steps each: 2,000 points a run."""
-    from analysis.read.frame import FileSource, load
+    from analysis.read.files import FileSource
+    from analysis.read.frame import load
 
     path = folder / "suite.yaml"
     path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")

@@ -13,9 +13,9 @@ pytest.importorskip("pymongo")
 from test_observers import Server
 from test_suites_run import SUITE
 
-from analysis.count import verdict as reproduction
-from analysis.draw import suite as make_figures
-from analysis.read.frame import FileSource, load
+from analysis import make_figures, reproduction
+from analysis.read.files import FileSource
+from analysis.read.frame import load
 from analysis.read.mongo import MongoSource
 from suites import audit, observers
 from suites.expand import expand

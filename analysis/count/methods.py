@@ -1,4 +1,4 @@
-"""What makes runs the same method, and how a method looks and is called in every figure."""
+"""What makes runs the same method, and the label, colour and marker of each method."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import seaborn
 
+from analysis.variants import DEFAULT_BEHAVIOUR, DREAMER, pair_label, pair_name
+
 
 class Style(NamedTuple):
     label: str
@@ -18,22 +20,20 @@ class Style(NamedTuple):
     line: Any = "-"
 
 
-# Told apart by colour-blind readers; markers differ as well.
+# Told apart by colour-blind readers; markers differ as well. In the order of the paper.
 BLUE, ORANGE, GREEN, VERMILION, PINK, *_, SKY = seaborn.color_palette("colorblind").as_hex()
-STYLES: dict[str, Style] = {
-    "dreamer/reconstruction": Style("Dreamer", BLUE, "o"),
-    "no_value/reconstruction": Style("No value", ORANGE, "s"),
-    "planet/reconstruction": Style("PlaNet", GREEN, "^"),
-    "dreamer/contrastive": Style("Contrastive", PINK, "D"),
-    "dreamer/reward": Style("Reward only", VERMILION, "v"),
-    "no_value/contrastive": Style("No value, contrastive", "#882255", "P"),
-    "no_value/reward": Style("No value, reward only", "#999933", "X"),
-    "planet/contrastive": Style("PlaNet, contrastive", "#44AA99", "<"),
-    "planet/reward": Style("PlaNet, reward only", SKY, ">"),
+LOOKS = {
+    "dreamer/reconstruction": (BLUE, "o"),
+    "no_value/reconstruction": (ORANGE, "s"),
+    "planet/reconstruction": (GREEN, "^"),
+    "dreamer/contrastive": (PINK, "D"),
+    "dreamer/reward": (VERMILION, "v"),
+    "no_value/contrastive": ("#882255", "P"),
+    "no_value/reward": ("#999933", "X"),
+    "planet/contrastive": ("#44AA99", "<"),
+    "planet/reward": (SKY, ">"),
 }
-REPRESENTATION_LABELS = {
-    "reconstruction": "Reconstruction", "contrastive": "Contrastive", "reward": "Reward only",
-}  # fmt: skip
+STYLES = {pair: Style(pair_label(pair), *look) for pair, look in LOOKS.items()}
 # Published methods are horizontals: no marker, black and greys, told apart by their dashes.
 PUBLISHED_STYLES: dict[str, Style] = {
     "d4pg": Style("D4PG", "#222222", "", (0, (5, 2))),
@@ -50,8 +50,8 @@ ACTION_REPEAT_STYLES = {
 SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")
 SPARE_MARKERS = ("h", "*", "d", "p", "8", "X")
 
-# Settings that never make another method: the axes of a grid, and what only names, bounds or shows
-# runs.
+# Settings that never make another method: the axes of a grid, and those that only name or bound
+# a run or set how often it is saved, evaluated and logged.
 NO_METHOD = frozenset(
     {"task", "seed", "behaviour", "representation", "preset", "env_steps", "device",
      "checkpoint_every_env_steps", "eval_every_env_steps", "log_every_updates", "probe_decoder"}
@@ -59,14 +59,16 @@ NO_METHOD = frozenset(
 
 
 def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
-    """`runs` with a column `method`, and notes on what had to be kept apart.
+    """`runs` with a column `method`, and notes on what was kept apart.
 
     A method is a pair of behaviour and representation. Runs of one task and pair that differ in
-    another setting than those of `axis` (what a figure has on its x-axis) are other methods, and
-    so are runs of another preset: they are never averaged together.
+    another setting than those of `axis` (the x-axis of a figure) are different methods, and so are
+    runs of different presets: they are never averaged together.
     """
     runs = runs.copy()
-    pairs = runs["behaviour"] + "/" + runs["representation"]
+    pairs = [
+        pair_name(*pair) for pair in zip(runs["behaviour"], runs["representation"], strict=True)
+    ]
     groups: dict[tuple, list[int]] = defaultdict(list)
     presets: dict[tuple, set[str]] = defaultdict(set)
     for place, (task, pair, preset) in enumerate(
@@ -80,7 +82,7 @@ def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataF
         varying |= _differing([configs[place] for place in places])
     varying -= NO_METHOD | set(axis)
     mixed = {key for key, found in presets.items() if len(found) > 1}
-    names, notes = [], []
+    names = []
     for pair, config, task, preset in zip(
         pairs, configs, runs["task"], runs["preset"], strict=True
     ):
@@ -88,10 +90,10 @@ def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataF
         extra += [f"{key}={config.get(key)}" for key in sorted(varying)]
         names.append(" ".join([pair, *extra]))
     runs["method"] = names
-    if mixed:
-        found = sorted({preset for key in mixed for preset in presets[key]})
-        notes.append(f"presets {', '.join(found)} are mixed: drawn apart, not averaged")
-    return runs, notes
+    if not mixed:
+        return runs, []
+    found = sorted({preset for key in mixed for preset in presets[key]})
+    return runs, [f"presets {', '.join(found)} are mixed: drawn apart, not averaged"]
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -111,33 +113,35 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
     Methods that carry further settings (`dreamer/reconstruction horizon=10`) keep the pair's name
     in their label; the first keeps the pair's colour, further ones get spare colours.
     """
-    pairs = [method.split(" ")[0] for method in methods]
-    only_representation = len(set(pairs)) > 1 and {p.split("/")[0] for p in pairs} == {"dreamer"}
+    pairs = [pair_of(method) for method in methods]
+    behaviours = {pair.split("/")[0] for pair in pairs}
+    only_representation = len(set(pairs)) > 1 and behaviours == {DEFAULT_BEHAVIOUR}
     spare = cycle(zip(SPARE, SPARE_MARKERS, strict=True))
     taken: set[str] = set()
     found: dict[str, Style] = {}
     for method in sorted(methods, key=method_order):
         pair, _, extra = method.partition(" ")
-        if pair == "dreamer/reconstruction" and extra in ACTION_REPEAT_STYLES:
+        if pair == DREAMER and extra in ACTION_REPEAT_STYLES:
             found[method] = ACTION_REPEAT_STYLES[extra]
             continue
-        base = STYLES.get(pair, Style(pair, "#4B4B4B", "."))
-        label = base.label
-        if only_representation:
-            label = REPRESENTATION_LABELS.get(pair.split("/")[1], label)
-        colour, marker = base.colour, base.marker
-        if pair in taken:
-            colour, marker = next(spare)
+        known = pair in LOOKS and pair not in taken
+        colour, marker = LOOKS[pair] if known else next(spare)
         taken.add(pair)
+        label = pair_label(pair, only_representation=only_representation)
         words = f"{label} ({extra.replace(' ', ', ').replace('_', ' ')})" if extra else label
         found[method] = Style(words, colour, marker)
     return found
 
 
+def pair_of(method: str) -> str:
+    """`planet/reward horizon=10` -> `planet/reward`"""
+    return method.split(" ")[0]
+
+
 def method_order(method: str) -> tuple[int, list]:
     """Sorts methods as the paper lists them, numbers in their settings by value."""
     pair, _, extra = method.partition(" ")
-    known = list(STYLES)
+    known = list(LOOKS)
     rank = known.index(pair) if pair in known else len(known)
     words = []
     for item in extra.split(" "):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from suites.figure_keys import scales
+
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 
-# The 20 tasks of the paper; `cup_catch` is dm_control's ball_in_cup / catch.
-CONTROL_TASKS = (
-    "acrobot_swingup", "cartpole_balance", "cartpole_balance_sparse", "cartpole_swingup",
-    "cartpole_swingup_sparse", "cheetah_run", "cup_catch", "finger_spin", "finger_turn_easy",
-    "finger_turn_hard", "hopper_hop", "hopper_stand", "pendulum_swingup", "quadruped_run",
-    "quadruped_walk", "reacher_easy", "reacher_hard", "walker_run", "walker_stand", "walker_walk",
-)  # fmt: skip
-MAX_CONTROL_SCORE = 1000.0
+CONTROL_TASKS = tuple(scales()["control"])  # the 20 tasks of the paper
 # D4PG and A3C have no published scores for quadruped: their averages are over the other 18.
 TASKS_18 = tuple(task for task in CONTROL_TASKS if not task.startswith("quadruped"))
 
@@ -33,13 +29,8 @@ def published_scores(path: Path = PUBLISHED / "scores.csv") -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def baselines(methods: tuple[str, ...] = ("d4pg", "a3c", "slac")) -> pd.DataFrame:
-    """One row per method and task, the rows with the most env_steps: what figures draw as lines."""
+def baselines(methods: Sequence[str]) -> pd.DataFrame:
+    """The score at the most env_steps of each method and task, which figures draw as lines."""
     scores = published_scores()
     scores = scores[scores["method"].isin(methods)].sort_values("env_steps", kind="stable")
     return scores.groupby(["method", "task"], as_index=False, sort=False).tail(1)
-
-
-def normalised(score: pd.Series, task: pd.Series) -> pd.Series:
-    """score / 1000 on the control suite; NaN elsewhere, where no common scale exists."""
-    return (score / MAX_CONTROL_SCORE).where(task.isin(CONTROL_TASKS))

@@ -43,7 +43,7 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return ordered[..., n // 4 : n - n // 4].mean(-1)
 
 
-def t_quantile(n: int) -> float:
+def t_quantile(n: float) -> float:
     """The factor of the standard error in a 95 % interval of n values' mean."""
     return float(stdtrit(n - 1, (1 + LEVEL) / 2))
 
@@ -84,6 +84,12 @@ BANDS: dict[str, tuple[str, Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]
     "ci": ("95 % Student's t interval of the mean", lambda c: (c["ci_low"], c["ci_high"])),
     "range": ("range from minimum to maximum", lambda c: (c["min"], c["max"])),
 }
+
+
+def with_band(table: pd.DataFrame, band: str) -> pd.DataFrame:
+    """`table` (rows of `describe`) with `low` and `high`, the edges of the band."""
+    low, high = BANDS[band][1](table)
+    return table.assign(low=low, high=high)
 
 
 # --- one run over env_steps ------------------------------------------------------------------
@@ -209,6 +215,19 @@ def curves(binned: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = GROUP) 
         )
     names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
     return pd.DataFrame(rows, columns=[*by, "env_steps", *names, "n_expected", "run_ids"])
+
+
+def reference_statistics(given: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Statistics over seeds of given curves: task, env_steps, what `describe` gives, low, high.
+
+    Values stay at the env_steps at which they were logged: released curves share one grid.
+    """
+    rows = [
+        {"task": task, "env_steps": env_steps, **describe(group["episode_return"].to_numpy(float))}
+        for (task, env_steps), group in given.groupby(["task", "env_steps"], sort=True)
+    ]
+    columns = ["task", "env_steps", *describe(np.zeros(1))]
+    return with_band(pd.DataFrame(rows, columns=columns), band)
 
 
 # --- many tasks ------------------------------------------------------------------------------

@@ -1,31 +1,42 @@
-"""A suite's records put together: which runs there should be, which there are, and statistics.
+"""All numbers of a suite, from its plan and its records.
 
-    plan (expanded suite) + records -> runs with method and state -> bins -> curves
-                                                                  -> final scores -> table, averages
+    plan (expanded suite) + records -> runs with method and completeness -> bins -> curves
+            -> final scores -> score table -> across tasks;  curves and seeds -> verdict
 
-`summarise` is pure: everything that figures, tables, the verdict and the report say comes from the
-`Summary` that it returns.
+`summarise` is pure. Figures, tables, verdict and report take their numbers from the `Summary` that
+it returns and load nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.count import statistics as aggregate
-from analysis.count.methods import Style, method_order, styles, with_methods
-from analysis.count.published import CONTROL_TASKS, normalised
-from analysis.count.statistics import LAST_EVALUATIONS
-from analysis.read.frame import UNKNOWN_ATTEMPT, Records
+from analysis.count import statistics
+from analysis.count.averages import across_tasks, normalised
+from analysis.count.methods import Style, styles, with_methods
+from analysis.count.published import baselines
+from analysis.count.verdict import MARGIN, Verdict, judge_suite
+from analysis.read.frame import Loaded
+from analysis.read.source import UNKNOWN_ATTEMPT
+from suites.expand import Suite
+from suites.figure_keys import Axis, Scale
 
 MAX_BINS = 50
-THRESHOLDS = np.linspace(0, 1, 51)
-# Figure 4 has a setting on its x-axis: the imagination horizon, or how far PlaNet plans.
-AXES: dict[str, tuple[str, ...]] = {"figure4": ("horizon", "planner_horizon")}
+GROUP = ("task", "method", "x")
+
+
+class Completeness(StrEnum):
+    """How much of a planned run there is."""
+
+    COMPLETE = "complete"
+    SHORT = "short"
+    MISSING = "missing"
 
 
 class Summary(NamedTuple):
@@ -34,19 +45,25 @@ class Summary(NamedTuple):
     name: str
     about: str
     metric: str
-    band: str  # name in aggregate.BANDS
+    band: str  # name in statistics.BANDS
     last: int  # values that a final score averages
-    published: tuple[str, ...]  # methods to show beside
+    x: Axis | None  # the setting on the x-axis of a sweep
+    scale: Scale
     runs: pd.DataFrame  # every planned run: method, x, state, target_env_steps, n_expected, ...
     styles: dict[str, Style]  # per method, in the order of the paper
     binned: pd.DataFrame  # per run and bin: run_id, env_steps, value, count, attempt
     curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
-    finals: pd.DataFrame  # per run: score, task, method, x, at, partial
+    finals: pd.DataFrame  # per run: score, task, method, x, at, partial, normalised
     scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, run_ids
     aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs
     profiles: pd.DataFrame  # method, threshold, share, low, high
     improvements: pd.DataFrame  # ours, theirs, value, low, high
+    averages: pd.DataFrame  # group, title, method, published, mean, low, high
     progress: pd.DataFrame  # per run: area under the curve, env_steps to reach scores
+    published: pd.DataFrame  # method, task, score_mean: published scores on the suite's tasks
+    published_methods: tuple[str, ...]  # in the order of the suite
+    reference: pd.DataFrame | None  # given curves: task, env_steps, statistics, low, high
+    verdict: Verdict
     problems: list[str]  # missing, short and odd runs, one line each
     synthetic: bool
 
@@ -54,85 +71,119 @@ class Summary(NamedTuple):
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(self.runs["task"]))
 
+    @property
+    def is_sweep(self) -> bool:
+        """Several values on the x-axis."""
+        return self.runs["x"].nunique() > 1
+
+    def methods_with_scores(self) -> list[str]:
+        present = set(self.scores["method"])
+        return [method for method in self.styles if method in present]
+
 
 def summarise(
-    name: str,
-    plan: Sequence[Any],
-    records: Records,
+    suite: Suite,
+    loaded: Loaded,
     *,
-    about: str = "",
     metric: str = "evaluate_return",
     band: str = "sd",
-    last: int = LAST_EVALUATIONS,
-    published: Sequence[str] = (),
+    last: int = statistics.LAST_EVALUATIONS,
     until: int | None = None,
+    reference: pd.DataFrame | None = None,
+    method: str | None = None,
+    margin: float = MARGIN,
 ) -> Summary:
-    """Statistics of the planned runs (each with `run_id` and `config`) from their records.
+    """The numbers of a suite's planned runs.
 
-    `until` ends everything at that many env_steps, as if the budget had been smaller.
+    until: ignore everything after so many env_steps, as if the budget had been smaller.
+    reference: curves to compare with, as `read_curves` gives them.
+    method, margin: what the verdict judges, and the difference in points that matters to it.
     """
-    runs, notes = planned_runs(name, plan, records, until)
+    runs, notes = planned_runs(suite, loaded, until)
+    scale = suite.shown.scale
     chosen = styles(list(dict.fromkeys(runs["method"])))
-    widths = bin_widths(runs, records.frame, metric)
-    binned = aggregate.bin_runs(records.frame, metric=metric, width=widths, last=until)
-    curves = _with_origin(_with_band(aggregate.curves(binned, runs, GROUP_X), band), binned, runs)
-    finals = final_scores(records.frame, runs, metric, last)
-    scores = score_table(finals, runs, band)
-    aggregates, profiles, improvements, left_out = across_tasks(finals, runs)
-    problems = notes + run_problems(runs) + left_out + records.warnings
-    problems += commit_problems(runs)
+    widths = bin_widths(runs, loaded.frame, metric)
+    binned = statistics.bin_runs(loaded.frame, metric=metric, width=widths, last=until)
+    curves = statistics.with_band(statistics.curves(binned, runs, GROUP), band)
+    finals = final_scores(loaded.frame, runs, metric, last, scale)
+    published = baselines(suite.published)
+    published = published[published["task"].isin(set(runs["task"]))].reset_index(drop=True)
+    across = across_tasks(finals, runs, list(chosen), scale, published)
+    problems = [*notes, *run_problems(runs), *across.notes, *loaded.warnings]
     return Summary(
-        name, about, metric, band, last, tuple(published), runs, chosen, binned, curves, finals,
-        scores,
-        aggregates, profiles, improvements, run_progress(binned, runs, widths), problems,
-        bool(runs["synthetic"].any()),
+        name=suite.name,
+        about=suite.about,
+        metric=metric,
+        band=band,
+        last=last,
+        x=suite.shown.x,
+        scale=scale,
+        runs=runs,
+        styles=chosen,
+        binned=binned,
+        curves=_with_origin(curves, binned, runs),
+        finals=finals,
+        scores=score_table(finals, runs, band),
+        aggregates=across.aggregates,
+        profiles=across.profiles,
+        improvements=across.improvements,
+        averages=across.averages,
+        progress=run_progress(binned, runs, widths),
+        published=published,
+        published_methods=tuple(m for m in suite.published if m in set(published["method"])),
+        reference=None if reference is None else _reference_statistics(reference, runs, band),
+        verdict=judge_suite(
+            suite.name, runs, loaded.frame,
+            reference=reference, metric=metric, method=method, margin=margin, at=until,
+        ),
+        problems=problems + commit_problems(runs),
+        synthetic=bool(runs["synthetic"].any()),
     )  # fmt: skip
 
 
-GROUP_X = ("task", "method", "x")
+def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """A row for every planned run with what the records say of it, and notes on methods.
 
-
-def planned_runs(
-    name: str, plan: Sequence[Any], records: Records, until: int | None
-) -> tuple[pd.DataFrame, list[str]]:
-    """A row for every planned run, with what the records know of it, and notes on methods.
-
-    `state` is complete, short, or missing. A run is complete when it says so, or when its values
-    reach its target to within one distance of evaluations.
+    `state` is its Completeness. A run is complete when its status is COMPLETED, or when its values
+    reach its target to within one interval of evaluations.
     """
-    axis = AXES.get(name, ())
+    x = suite.shown.x
     keys = ("task", "behaviour", "representation", "seed", "preset")
     rows = [
         {"run_id": run.run_id, **{key: run.config[key] for key in keys}, "config": run.config}
-        for run in plan
+        for run in suite.runs
     ]
-    runs, notes = with_methods(pd.DataFrame(rows), axis)
-    runs["x"] = [_axis_value(config, axis) for config in runs["config"]]
+    runs, notes = with_methods(pd.DataFrame(rows), x.settings if x else ())
+    runs["x"] = [config[x.setting_of(config["behaviour"])] if x else 0 for config in runs["config"]]
     budgets = [int(config["env_steps"]) for config in runs["config"]]
     runs["target_env_steps"] = [min(b, until) if until else b for b in budgets]
     known = ["last_env_steps", "attempts", "commits", "synthetic", "provenance", "status", "error"]
-    runs = runs.merge(records.runs[["run_id", *known]], on="run_id", how="left")
+    runs = runs.merge(loaded.runs[["run_id", *known]], on="run_id", how="left")
     runs["status"] = runs["status"].fillna("MISSING")
     runs["synthetic"] = runs["synthetic"].fillna(False).astype(bool)
     runs["last_env_steps"] = runs["last_env_steps"].fillna(0).astype(int)
-    runs["state"] = [_state(row) for row in runs.itertuples()]
-    group = runs.groupby(list(GROUP_X), sort=False)
+    runs["state"] = [_completeness(row) for row in runs.itertuples()]
+    group = runs.groupby(list(GROUP), sort=False)
     runs["n_expected"] = group["run_id"].transform("size")
     return runs, notes
 
 
-def _axis_value(config: Mapping[str, Any], axis: Sequence[str]) -> int:
-    if not axis:
-        return 0
-    return int(config["planner_horizon" if config["behaviour"] == "planet" else "horizon"])
-
-
-def _state(run: Any) -> str:
+def _completeness(run: Any) -> Completeness:
     if run.status == "MISSING" or run.last_env_steps == 0:
-        return "missing"
+        return Completeness.MISSING
     near = run.target_env_steps - int(run.config["eval_every_env_steps"])
     done = run.status == "COMPLETED" or run.last_env_steps > near
-    return "complete" if done else "short"
+    return Completeness.COMPLETE if done else Completeness.SHORT
+
+
+def _reference_statistics(reference: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Statistics over the seeds of given curves, up to the first point at or after our budget."""
+    budget = runs.groupby("task")["target_env_steps"].max()
+    here = reference[reference["task"].isin(budget.index)]
+    after = here[here["env_steps"] >= here["task"].map(budget)]
+    last = after.groupby("task")["env_steps"].min().reindex(budget.index).fillna(budget)
+    here = here[here["env_steps"] <= here["task"].map(last)]
+    return statistics.reference_statistics(here, band)
 
 
 def bin_widths(runs: pd.DataFrame, frame: pd.DataFrame, metric: str) -> dict[str, int]:
@@ -157,12 +208,6 @@ def bin_widths(runs: pd.DataFrame, frame: pd.DataFrame, metric: str) -> dict[str
         width = 1 if aligned and distinct <= MAX_BINS else min(width, budget)
         widths |= dict.fromkeys(group["run_id"], width)
     return widths
-
-
-def _with_band(table: pd.DataFrame, band: str) -> pd.DataFrame:
-    """`low` and `high` of the chosen band."""
-    table["low"], table["high"] = aggregate.BANDS[band][1](table)
-    return table
 
 
 def _with_origin(curves: pd.DataFrame, binned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -198,7 +243,9 @@ def _commit_words(commits: Any, attempt: int) -> str:
 # --- final scores ----------------------------------------------------------------------------
 
 
-def final_scores(frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int) -> pd.DataFrame:
+def final_scores(
+    frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int, scale: Scale
+) -> pd.DataFrame:
     """Each run's final score, where it is comparable with its group's.
 
     In a group (task, method, x) with complete runs only those count, at their budget. In a group
@@ -207,21 +254,21 @@ def final_scores(frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int
     """
     at: dict[str, int] = {}
     partial: dict[str, bool] = {}
-    for _, group in runs[runs["state"] != "missing"].groupby(list(GROUP_X), sort=False):
-        complete = group[group["state"] == "complete"]
+    for _, group in runs[runs["state"] != Completeness.MISSING].groupby(list(GROUP), sort=False):
+        complete = group[group["state"] == Completeness.COMPLETE]
         counted = complete if len(complete) else group
         for row in counted.itertuples():
             partial[row.run_id] = not len(complete)
             at[row.run_id] = (
                 row.target_env_steps if len(complete) else int(group["last_env_steps"].min())
             )
-    scores = aggregate.final_scores(frame, metric=metric, last=last, at=at)
+    scores = statistics.final_scores(frame, metric=metric, last=last, at=at)
     scores = scores[scores["run_id"].isin(at)]
-    columns = ["run_id", *GROUP_X, "seed", "n_expected"]
+    columns = ["run_id", *GROUP, "seed", "n_expected"]
     scores = scores.merge(runs[columns], on="run_id", how="left")
     scores["at"] = scores["run_id"].map(at).astype("int64")
     scores["partial"] = scores["run_id"].map(partial).astype(bool)
-    scores["normalised"] = normalised(scores["score"], scores["task"])
+    scores["normalised"] = normalised(scores["score"], scores["task"], scale)
     return scores
 
 
@@ -229,12 +276,12 @@ def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataF
     """Statistics of final scores per task, method and x, in the order of the plan."""
     rows = []
     order = {key: place for place, key in enumerate(_groups(runs))}
-    for key, group in finals.groupby(list(GROUP_X), sort=False):
+    for key, group in finals.groupby(list(GROUP), sort=False):
         finite = group[np.isfinite(group["score"])]
         rows.append(
             {
-                **dict(zip(GROUP_X, key, strict=True)),
-                **aggregate.describe(group["score"].to_numpy(float)),
+                **dict(zip(GROUP, key, strict=True)),
+                **statistics.describe(group["score"].to_numpy(float)),
                 "n_expected": int(group["n_expected"].iloc[0]),
                 "at": int(group["at"].min()),
                 "partial": bool(group["partial"].any()),
@@ -244,91 +291,13 @@ def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataF
             }
         )
     names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
-    columns = [*GROUP_X, *names, "n_expected", "at", "partial", "scores", "run_ids", "order"]
+    columns = [*GROUP, *names, "n_expected", "at", "partial", "scores", "run_ids", "order"]
     table = pd.DataFrame(rows, columns=columns).sort_values("order").drop(columns="order")
-    return _with_band(table.reset_index(drop=True), band)
+    return statistics.with_band(table.reset_index(drop=True), band)
 
 
 def _groups(runs: pd.DataFrame) -> list[tuple]:
-    return list(dict.fromkeys(zip(*(runs[column] for column in GROUP_X), strict=True)))
-
-
-# --- across tasks ----------------------------------------------------------------------------
-
-
-def strata(finals: pd.DataFrame, method: str, tasks: Sequence[str]) -> list[np.ndarray]:
-    """Normalised final scores of a method, [seeds] for each task."""
-    chosen = finals[(finals["method"] == method) & np.isfinite(finals["normalised"])]
-    return [chosen.loc[chosen["task"] == task, "normalised"].to_numpy(float) for task in tasks]
-
-
-def common_tasks(finals: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """The control tasks on which every method has complete, finite scores."""
-    usable = finals[np.isfinite(finals["normalised"]) & ~finals["partial"]]
-    found = [set(usable.loc[usable["method"] == method, "task"]) for method in methods]
-    shared = set.intersection(*found) if found else set()
-    return [task for task in CONTROL_TASKS if task in shared]
-
-
-def across_tasks(
-    finals: pd.DataFrame, runs: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
-    """Aggregates, performance profiles and pairs of methods over the tasks that all methods have.
-
-    Only for suites with one value on the x-axis and at least two such tasks.
-    """
-    aggregates, profiles, pairs, notes = [], [], [], []
-    methods = sorted(set(finals["method"]), key=method_order)
-    planned = [task for task in CONTROL_TASKS if task in set(runs["task"])]
-    tasks = common_tasks(finals, methods) if runs["x"].nunique() == 1 else []
-    if len(tasks) >= 2:
-        by_method = {method: strata(finals, method, tasks) for method in methods}
-        for method, groups in by_method.items():
-            aggregates += _aggregate_rows(method, groups)
-            profiles += _profile_rows(method, groups)
-        first = methods[0]
-        for other in methods[1:]:
-            value = float(aggregate.probability_of_improvement(by_method[first], by_method[other]))
-            interval = aggregate.improvement_interval(by_method[first], by_method[other])
-            pairs.append(
-                dict(ours=first, theirs=other, value=value, low=interval.low, high=interval.high)
-            )
-        left_out = [task for task in planned if task not in tasks]
-        if left_out:
-            notes.append(
-                f"averages are over {len(tasks)} of {len(planned)} tasks, those with complete runs "
-                f"of every method; without {', '.join(left_out)}"
-            )
-    return (
-        pd.DataFrame(aggregates, columns=[
-            "method", "statistic", "value", "low", "high", "tasks", "runs"]),
-        pd.DataFrame(profiles, columns=["method", "threshold", "share", "low", "high"]),
-        pd.DataFrame(pairs, columns=["ours", "theirs", "value", "low", "high"]),
-        notes,
-    )  # fmt: skip
-
-
-def _aggregate_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]:
-    rows = []
-    for name, statistic in aggregate.STATISTICS.items():
-        low, high = aggregate.bootstrap_interval(groups, statistic)
-        rows.append(
-            dict(method=method, statistic=name, value=float(statistic(groups)), low=float(low),
-                 high=float(high), tasks=len(groups), runs=sum(len(group) for group in groups))
-        )  # fmt: skip
-    return rows
-
-
-def _profile_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]:
-    share = aggregate.performance_profile(groups, THRESHOLDS)
-    low, high = aggregate.bootstrap_interval(
-        groups, lambda drawn: aggregate.performance_profile(drawn, THRESHOLDS), resamples=500
-    )
-    low, high = np.broadcast_to(low, share.shape), np.broadcast_to(high, share.shape)
-    return [
-        dict(method=method, threshold=float(t), share=float(s), low=float(a), high=float(b))
-        for t, s, a, b in zip(THRESHOLDS, share, low, high, strict=True)
-    ]
+    return list(dict.fromkeys(zip(*(runs[column] for column in GROUP), strict=True)))
 
 
 def run_progress(
@@ -343,9 +312,9 @@ def run_progress(
         rows.append(
             {
                 "run_id": run_id,
-                "area_under_curve": aggregate.area_under_curve(steps, values, until),
+                "area_under_curve": statistics.area_under_curve(steps, values, until),
                 **{
-                    f"env_steps_to_{score}": aggregate.time_to_reach(steps, values, score)
+                    f"env_steps_to_{score}": statistics.time_to_reach(steps, values, score)
                     for score in (100, 500, 900)
                 },
             }
@@ -360,10 +329,10 @@ def run_progress(
 def run_problems(runs: pd.DataFrame) -> list[str]:
     """Missing and short runs, one line per method and task: nothing is left out in silence."""
     lines = []
-    bad = runs[runs["state"] != "complete"]
+    bad = runs[runs["state"] != Completeness.COMPLETE]
     for (state, task, method), group in bad.groupby(["state", "task", "method"], sort=True):
         at = sorted({f"{steps:,}" for steps in group["last_env_steps"]})
-        where = f", at {' and '.join(at)} env_steps" if state == "short" else ""
+        where = f", at {' and '.join(at)} env_steps" if state == Completeness.SHORT else ""
         seeds = ", ".join(str(seed) for seed in sorted(set(group["seed"])))
         said = ", ".join(sorted({str(status) for status in group["status"]} - {"MISSING"}))
         x = f", {group['x'].nunique()} settings of x" if runs["x"].nunique() > 1 else ""

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.count import statistics as aggregate
+from analysis.count import statistics
 from analysis.count.methods import PUBLISHED_STYLES
-from analysis.count.published import CAVEATS, TASKS_18, baselines
-from analysis.count.summary import Summary, common_tasks, strata
-from analysis.draw.lines import pretty, steps_text
+from analysis.count.published import CAVEATS
+from analysis.count.summary import Summary
+from analysis.count.verdict import Sample, TaskVerdict
+from analysis.draw.page import pretty, steps_text
 
 
 class Cell(NamedTuple):
@@ -35,11 +36,11 @@ def score_cells(summary: Summary) -> Table:
     The best mean of our methods is marked in each row; published numbers are beside, unmarked.
     """
     scores = summary.scores
-    methods = [method for method in summary.styles if method in set(scores["method"])]
-    published = baselines(summary.published) if summary.published else pd.DataFrame()
-    shown = [m for m in summary.published if len(published) and m in set(published["method"])]
-    many_x = scores["x"].nunique() > 1
-    head = ["Task", *(["Horizon"] if many_x else []), *(summary.styles[m].label for m in methods)]
+    methods, published = summary.methods_with_scores(), summary.published
+    shown = summary.published_methods
+    many_x = summary.x is not None and scores["x"].nunique() > 1
+    head = ["Task", *([pretty(summary.x.setting)] if summary.x and many_x else [])]
+    head += [summary.styles[method].label for method in methods]
     head += [f"{PUBLISHED_STYLES[m].label} (published)" for m in shown]
     rows = []
     for (task, x), group in scores.groupby(["task", "x"], sort=False):
@@ -47,7 +48,7 @@ def score_cells(summary: Summary) -> Table:
         for method in shown:
             found = published[(published["method"] == method) & (published["task"] == task)]
             cells.append(Cell(f"{found['score_mean'].iloc[0]:.0f}" if len(found) else "–"))
-        rows.append([Cell(pretty(task)), *([Cell(str(x))] if many_x else []), *cells])
+        rows.append([Cell(pretty(task)), *([Cell(f"{x:g}")] if many_x else []), *cells])
     rules = {len(rows)}
     rows += _average_rows(summary, methods, shown, many_x)
     return Table(head, rows, rules, _notes(summary, shown))
@@ -87,65 +88,34 @@ def _average_rows(
 ) -> list[list[Cell]]:
     """Averages over the tasks that all methods share; a second one over the 18 tasks of D4PG."""
     rows = []
-    for tasks, label in average_groups(summary):
+    for _, group in summary.averages.groupby("group", sort=False):
+        ours = group[~group["published"].astype(bool)].set_index("method")
+        theirs = group[group["published"].astype(bool)].set_index("method")
         cells: list[Cell] = []
-        table = averages(summary, methods, tasks).set_index("method")
         for method in methods:
-            row = table.loc[method]
-            best = len(methods) > 1 and row["mean"] == table["mean"].max()
+            row = ours.loc[method]
+            best = len(methods) > 1 and row["mean"] == ours["mean"].max()
             text = f"{row['mean']:.0f}"
             if math.isfinite(row["low"]):
                 text += f" [{row['low']:.0f}, {row['high']:.0f}]"
             cells.append(Cell(text, bool(best)))
         for method in shown:
-            mean = published_average(method, tasks)
-            cells.append(Cell("–" if mean is None else f"{mean:.0f}"))
-        rows.append([Cell(label), *([Cell("")] if many_x else []), *cells])
+            known = method in theirs.index
+            cells.append(Cell(f"{theirs.at[method, 'mean']:.0f}" if known else "–"))
+        rows.append([Cell(group["title"].iloc[0]), *([Cell("")] if many_x else []), *cells])
     return rows
 
 
-def average_groups(summary: Summary) -> list[tuple[list[str], str]]:
-    """The sets of tasks over which averages are fair: (tasks, words)."""
-    if summary.runs["x"].nunique() > 1:
-        return []
-    methods = sorted(set(summary.finals["method"]))
-    tasks = common_tasks(summary.finals, methods)
-    if len(tasks) < 2:
-        return []
-    groups = [(tasks, f"Mean of {len(tasks)} tasks")]
-    without = [task for task in tasks if task in TASKS_18]
-    if {"d4pg", "a3c"} & set(summary.published) and 2 <= len(without) < len(tasks):
-        groups.append((without, f"Mean of {len(without)} without quadruped"))
-    return groups
-
-
-def averages(summary: Summary, methods: Sequence[str], tasks: Sequence[str]) -> pd.DataFrame:
-    """Mean score over `tasks` per method, with its bootstrap interval: method, mean, low, high."""
-    rows = []
-    for method in methods:
-        groups = strata(summary.finals, method, tasks)
-        low, high = aggregate.bootstrap_interval(groups, aggregate.mean_over_tasks)
-        mean = float(aggregate.mean_over_tasks(groups))
-        rows.append(dict(method=method, mean=1000 * mean, low=1000 * low, high=1000 * high))
-    return pd.DataFrame(rows)
-
-
-def published_average(method: str, tasks: Sequence[str]) -> float | None:
-    """A published method's mean over `tasks`; None where it lacks one of them."""
-    rows = baselines((method,)).set_index("task")["score_mean"]
-    return float(rows.loc[list(tasks)].mean()) if set(tasks) <= set(rows.index) else None
-
-
 def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
-    words = aggregate.BANDS[summary.band][0]
+    words = statistics.BANDS[summary.band][0]
     notes = [
         f"Mean over seeds; ± {words}. A seed's score is the mean of its last {summary.last} values "
         f"of {summary.metric}. Best mean of a row in bold.",
     ]
-    if average_groups(summary):
+    if not summary.averages.empty:
         notes.append(
             "Averages: mean over tasks with a 95 % stratified bootstrap interval "
-            f"({aggregate.RESAMPLES} resamples, seeds within tasks)."
+            f"({statistics.RESAMPLES} resamples, seeds within tasks)."
         )
     if summary.scores["partial"].any():
         notes.append("† no run of this cell is complete: scores at the env_steps that all reached.")
@@ -154,6 +124,39 @@ def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
     if summary.synthetic:
         notes.insert(0, "SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
     return notes + [CAVEATS[method] + "." for method in shown]
+
+
+# --- the verdict -------------------------------------------------------------------------------
+
+
+def verdict_text(found: Sequence[TaskVerdict]) -> str:
+    """The verdicts as aligned text."""
+    head = ("task", "env_steps", "ours", "released", "difference", "verdict")
+    rows = [
+        (
+            one.task, f"{one.env_steps:,}", _sample_text(one.ours), _sample_text(one.theirs),
+            _difference_text(one), f"{one.verdict} ({one.reason})",
+        )
+        for one in found
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+             for row in [head, *rows]]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _sample_text(one: Sample) -> str:
+    if not one.n:
+        return "-"
+    spread = f" ± {one.sd:.0f}" if math.isfinite(one.sd) else ""
+    return f"{one.mean:.0f}{spread} (n={one.n})"
+
+
+def _difference_text(one: TaskVerdict) -> str:
+    if not math.isfinite(one.difference):
+        return "-"
+    low, high = one.interval
+    return f"{one.difference:+.0f}" + (f" [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else "")
 
 
 # --- formats ---------------------------------------------------------------------------------

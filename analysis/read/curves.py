@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.count import statistics as aggregate
-from analysis.files import write_text
+from analysis.read.whole_files import write_text
 from dreamer.config import UserError
 
 COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
@@ -91,21 +90,6 @@ def read_csv(path: Path) -> pd.DataFrame:
         frame[name] = numbers.astype(float)
     frame["seed"] = frame["seed"].astype(str)
     return frame[list(COLUMNS)]
-
-
-def reference_statistics(curves: pd.DataFrame, band: str) -> pd.DataFrame:
-    """Mean and band over seeds at each env_steps of given curves: task, env_steps, mean, low, high.
-
-    Values stand where they were logged: released curves are binned already, all at one grid.
-    """
-    rows = [
-        {"task": task, "env_steps": env_steps, **aggregate.describe(group["episode_return"])}
-        for (task, env_steps), group in curves.groupby(["task", "env_steps"], sort=True)
-    ]
-    columns = ["task", "env_steps", *aggregate.describe(np.zeros(1))]
-    table = pd.DataFrame(rows, columns=columns)
-    table["low"], table["high"] = aggregate.BANDS[band][1](table)
-    return table
 
 
 def released_entries(frame: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[dict[str, Any]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.read.frame import FileSource, Points, RunRecord, Source, run_row
+from analysis.read.files import FileSource
+from analysis.read.source import Points, RunRow, Source, run_row
 from dreamer.config import UserError
 from suites import mongo_urls
 
@@ -40,7 +41,7 @@ class MongoSource:
     def fingerprint(self, run_id: str) -> str:
         raise UserError("records in a database are read anew each time: load them without a cache")
 
-    def read(self, run_id: str, metrics: Sequence[str]) -> RunRecord:
+    def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         documents = self._documents(run_id)
         attempts = [{**_origin(documents[number]), "attempt": number} for number in documents]
         found = _database(self._url)["metrics"].find(
@@ -63,7 +64,7 @@ class MongoSource:
         columns = zip(*rows, strict=True) if rows else ((), (), (), ())
         points = Points(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
         config = documents[max(documents)]["config"]
-        return RunRecord(run_row(run_id, config, attempts, points, []), points)
+        return run_row(run_id, config, attempts, points, [])
 
     def status(self, run_id: str) -> dict[str, Any]:
         last = self._documents(run_id)[max(self._attempts[run_id])]

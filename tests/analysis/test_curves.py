@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from analysis import synthetic as examples
+from analysis import synthetic
+from analysis.count.published import published_scores
+from analysis.count.statistics import reference_statistics
 from analysis.count.summary import planned_runs
-from analysis.read import curves as exchange
-from analysis.read.frame import FileSource, load
+from analysis.read.curves import COLUMNS, read_curves, released_entries, write_released
+from analysis.read.files import FileSource
+from analysis.read.frame import load
 from dreamer.config import UserError
 from suites.expand import expand
 
-RELEASED = Path(__file__).parents[2] / "shared" / "reference" / "dreamer_curves.csv"
+RELEASED = os.environ.get("DREAMER_TEST_RELEASED_CURVES")  # the released score file
 
 
 def test_released_format(tmp_path):
@@ -27,8 +31,8 @@ def test_released_format(tmp_path):
         {"task": "walker_walk", "method": "other", "seed": 1, "xs": [], "ys": []},
     ]  # fmt: skip
     path.write_text(json.dumps(entries))
-    curves = exchange.read_curves(path)
-    assert tuple(curves.columns) == exchange.COLUMNS
+    curves = read_curves(path)
+    assert tuple(curves.columns) == COLUMNS
     assert curves["task"].tolist() == ["walker_walk"] * 2
     assert curves["env_steps"].tolist() == [5000, 105000]
     assert curves["episode_return"][0] == 1.5 and math.isnan(curves["episode_return"][1])
@@ -37,7 +41,7 @@ def test_released_format(tmp_path):
 def test_csv_without_a_method(tmp_path):
     path = tmp_path / "curves.csv"
     path.write_text("task,seed,env_steps,episode_return\nwalker_walk,3,5000,12.5\n")
-    row = exchange.read_curves(path).iloc[0]
+    row = read_curves(path).iloc[0]
     assert row.tolist() == ["walker_walk", "dreamer", "3", 5000.0, 12.5]
 
 
@@ -62,16 +66,16 @@ def test_bad_files_are_one_clear_error(tmp_path, text, words):
     path = tmp_path / "scores"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as error:
-        exchange.read_curves(path)
+        read_curves(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value).strip()
 
 
 def test_no_file_and_no_text(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        exchange.read_curves(tmp_path / "none.json")
+        read_curves(tmp_path / "none.json")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="cannot be read"):
-        exchange.read_curves(tmp_path / "binary")
+        read_curves(tmp_path / "binary")
 
 
 def test_what_we_write_we_read(tmp_path):
@@ -79,21 +83,21 @@ def test_what_we_write_we_read(tmp_path):
     suite.write_text("preset: tiny\nseeds: 2\ngrid: {task: [walker_walk, toy_dot]}\n")
     suite = expand(suite)
     for run in suite.runs:
-        examples.write_run(tmp_path, run.run_id, run.config)
+        synthetic.write_run(tmp_path, run.run_id, run.config)
     path = tmp_path / "runs" / suite.runs[0].run_id / "metrics.jsonl"
     path.write_text('{"env_steps": 7, "evaluate_return": NaN}\n')
-    records = load(FileSource(tmp_path), [run.run_id for run in suite.runs])
-    runs, _ = planned_runs("mini", suite.runs, records, None)
+    loaded = load(FileSource(tmp_path), [run.run_id for run in suite.runs])
+    runs, _ = planned_runs(suite, loaded, None)
     out = tmp_path / "out" / "ours.json"
-    exchange.write_released(out, exchange.released_entries(records.frame, runs, "evaluate_return"))
+    write_released(out, released_entries(loaded.frame, runs, "evaluate_return"))
     entries = json.loads(out.read_text())  # valid JSON: null, not NaN
     assert entries[0]["xs"] == [7] and entries[0]["ys"] == [None]
     assert all(entry["synthetic"] for entry in entries)
-    curves = exchange.read_curves(out)
+    curves = read_curves(out)
     assert set(curves["task"]) == {"walker_walk", "toy_dot"}
     for run in suite.runs[1:]:
-        mine = records.frame[
-            (records.frame["run_id"] == run.run_id) & (records.frame["metric"] == "evaluate_return")
+        mine = loaded.frame[
+            (loaded.frame["run_id"] == run.run_id) & (loaded.frame["metric"] == "evaluate_return")
         ]
         back = curves[
             (curves["task"] == run.config["task"]) & (curves["seed"] == str(run.config["seed"]))
@@ -102,13 +106,11 @@ def test_what_we_write_we_read(tmp_path):
         np.testing.assert_array_equal(back["episode_return"], mine["value"])
 
 
-@pytest.mark.skipif(not RELEASED.exists(), reason="the released curves are not beside the project")
+@pytest.mark.skipif(not RELEASED, reason="DREAMER_TEST_RELEASED_CURVES names no file")
 def test_released_curves_agree_with_the_shipped_scores():
     """scores.csv holds the point just behind each round number of env_steps."""
-    from analysis.count.published import published_scores
-
-    curves = exchange.read_curves(RELEASED)
-    table = exchange.reference_statistics(curves, "sd").set_index(["task", "env_steps"])
+    curves = read_curves(Path(RELEASED))
+    table = reference_statistics(curves, "sd").set_index(["task", "env_steps"])
     scores = published_scores()
     for row in scores[(scores["method"] == "dreamer") & (scores["env_steps"] <= 2e6)].itertuples():
         point = table.loc[(row.task, row.env_steps + 5000)]

@@ -15,15 +15,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from analysis import synthetic as examples
+from analysis import commands, make_figures, synthetic
 from analysis.count.methods import STYLES
 from analysis.count.published import CONTROL_TASKS
-from analysis.draw import lines as figures
-from analysis.draw import suite as make_figures
-from analysis.read.frame import FileSource
+from analysis.draw import lines
+from analysis.draw.images import error_image
+from analysis.read.files import FileSource
 from suites.expand import expand
+from suites.figure_keys import named_scale
 
 ROOT = Path(__file__).parents[2]
+CONTROL = named_scale("control")
 
 GRID = """
 preset: tiny
@@ -37,17 +39,19 @@ grid:
 """
 PRESET = "preset: tiny\nenv_steps: 1e4\neval_every_env_steps: 1000\n"
 SUITES = {
-    "figure4": """
+    "horizons": """
 preset: tiny
 env_steps: 1e4
 eval_every_env_steps: 1000
 seeds: 2
+x: {setting: horizon, planet: planner_horizon, label: Imagination horizon}
 grid:
   - {task: cartpole_balance, behaviour: [dreamer, no_value], horizon: [5, 10, 15]}
   - {task: cartpole_balance, behaviour: planet, planner_horizon: [5, 10, 15]}
 """,
-    "figure5": PRESET + "seeds: 1\ngrid: {task: [cup_catch, walker_walk]}\n",
-    "figure6": GRID,
+    "predicted": PRESET + "seeds: 1\ngrid: {task: [cup_catch, walker_walk]}\n"
+    "figures: [curves, strips, predictions, observations]\n",
+    "barred": "figures: [bars, aggregates, curves, strips, observations]\n" + GRID,
     "figure9": GRID.replace("[dreamer, planet]", "[dreamer, no_value, planet]"),
     "figure10": GRID.replace(
         "behaviour: [dreamer, planet]", "representation: [reconstruction, contrastive, reward]"
@@ -57,9 +61,9 @@ grid:
     "plain": PRESET + "seeds: 1\ngrid: {task: [toy_dot]}\n",
 }
 DRAWN = {
-    "figure4": {"horizons"},
-    "figure5": {"curves", "predictions", "observations"},
-    "figure6": {"bars", "aggregates", "curves", "observations"},
+    "horizons": {"sweep"},
+    "predicted": {"curves", "predictions", "observations"},
+    "barred": {"bars", "aggregates", "curves", "observations"},
     "figure9": {"aggregates", "curves", "observations"},
     "figure10": {"aggregates", "curves", "observations"},
     "figure11": {"aggregates", "curves", "observations"},
@@ -79,17 +83,17 @@ def made(tmp_path_factory):
     """Every kind of suite from synthetic records: {name: (Summary, [Drawn])}, and the folder."""
     folder = tmp_path_factory.mktemp("figures")
     paths = [suite_file(folder, name, text) for name, text in SUITES.items()]
-    examples.write_suites(folder / "results", paths)
+    synthetic.write_suites(folder / "results", paths)
     results = {}
     drawn = {}
-    options = make_figures.arguments(["--results", str(folder / "results")])
+    options = commands.figure_options(["--results", str(folder / "results")])
     source = FileSource(options.results)
     for path in paths:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a layout that does not fit warns
-            summary, figures_, _ = make_figures.make_suite(expand(path), source, options, None)
-        results[path.stem] = summary
-        drawn[path.stem] = {one.name: one for one in figures_}
+            section, _ = commands.make_suite(expand(path), source, options, None)
+        results[path.stem] = section.summary
+        drawn[path.stem] = {one.name: one for one in section.drawn}
     return folder, results, drawn
 
 
@@ -136,15 +140,15 @@ def _overlap(a, b) -> bool:
 
 def test_pdf_fonts_are_embedded_truetype(made):
     folder, _, _ = made
-    data = (folder / "results" / "figures" / "figure6" / "bars.pdf").read_bytes()
+    data = (folder / "results" / "figures" / "barred" / "bars.pdf").read_bytes()
     assert b"/FontFile2" in data and b"/Type3" not in data
 
 
 def test_a_method_has_one_colour_everywhere(made):
     _, _, drawn = made
-    for name in ("figure4", "figure9", "figure6"):
+    for name in ("horizons", "figure9", "barred"):
         for one in drawn[name].values():
-            if one.name not in ("curves", "horizons", "bars"):
+            if one.name not in ("curves", "sweep", "bars"):
                 continue
             handles = one.figure.legends[0].legend_handles
             colours = {
@@ -173,12 +177,12 @@ def test_footers_say_what_the_band_is_and_warn_of_published_numbers(made):
     footer = _footer(drawn["figure9"]["curves"].figure)
     assert "Mean over 3 seeds per task and method; shade: one standard deviation." in footer
     assert "18 tasks (no quadruped)" in footer and "from states" in footer
-    bars = _footer(drawn["figure6"]["bars"].figure)
+    bars = _footer(drawn["barred"]["bars"].figure)
     assert "last 5 evaluations" in bars and "stratified bootstrap" in bars
     assert "Without quadruped" in bars
     assert "One seed per task and method" in _footer(drawn["plain"]["curves"].figure)
-    horizons = _footer(drawn["figure4"]["horizons"].figure)
-    assert "shade: one standard deviation" in horizons and "PlaNet: how far it plans" in horizons
+    horizons = _footer(drawn["horizons"]["sweep"].figure)
+    assert "shade: one standard deviation" in horizons and "PlaNet: planner horizon" in horizons
 
 
 def _footer(figure) -> str:
@@ -213,7 +217,7 @@ def test_lines_are_drawn_where_the_numbers_are():
          "n_expected": 3}
     )  # fmt: skip
     style = {"dreamer/reconstruction": STYLES["dreamer/reconstruction"]}
-    axes = figures.draw_lines(table, style).axes[0]
+    axes = lines.draw_lines(table, style, CONTROL).axes[0]
     solid, dotted = axes.lines
     np.testing.assert_array_equal(solid.get_ydata(), [10, 20, np.nan])
     np.testing.assert_array_equal(dotted.get_ydata(), [np.nan, 20, 30])
@@ -231,8 +235,8 @@ def test_lines_on_each_other_show_their_markers_in_turn(points):
             for x in range(points)
         ]
     )
-    lines = figures.draw_lines(table, styles).axes[0].lines
-    markers = [range(points)[first::every] for first, every in (x.get_markevery() for x in lines)]
+    drawn = lines.draw_lines(table, styles, CONTROL).axes[0].lines
+    markers = [range(points)[first::every] for first, every in (x.get_markevery() for x in drawn)]
     assert len(markers) == 5 and all(len(places) >= 2 for places in markers)
     assert len({x for places in markers for x in places}) == sum(map(len, markers))
 
@@ -251,16 +255,14 @@ def test_a_panel_without_runs_says_so():
     table = pd.DataFrame(
         columns=["task", "method", "env_steps", "mean", "low", "high", "n", "n_expected"]
     )
-    figure = figures.draw_lines(table, {}, tasks=["walker_walk"])
+    figure = lines.draw_lines(table, {}, CONTROL, tasks=["walker_walk"])
     assert "no runs" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_error_image_is_grey_where_the_model_is_right():
     truth = np.array([[[0, 100, 255]]], np.uint8)
-    assert figures.error_image(truth, truth).tolist() == [[[127, 127, 127]]]
-    assert figures.error_image(truth, np.array([[[255, 100, 0]]], np.uint8)).tolist() == [
-        [[255, 127, 0]]
-    ]
+    assert error_image(truth, truth).tolist() == [[[127, 127, 127]]]
+    assert error_image(truth, np.array([[[255, 100, 0]]], np.uint8)).tolist() == [[[255, 127, 0]]]
 
 
 def test_a_page_holds_twenty_panels():
@@ -270,7 +272,7 @@ def test_a_page_holds_twenty_panels():
         columns=["task", "method", "env_steps", "mean", "low", "high", "n", "n_expected"],
     )  # fmt: skip
     style = {"dreamer/reconstruction": STYLES["dreamer/reconstruction"]}
-    figure = figures.draw_lines(table, style, notes=["a note"])
+    figure = lines.draw_lines(table, style, CONTROL, notes=["a note"])
     width, height = figure.get_size_inches()
     assert len(figure.axes) == 20 and width <= 7 and height <= 9.2
 
@@ -325,7 +327,7 @@ def test_mistakes_are_one_line(made, tmp_path, capsys):
 def test_nan_returns_make_a_marked_figure(tmp_path, capsys):
     settings = "preset: tiny\nenv_steps: 4000\neval_every_env_steps: 1000\nseeds: 2\n"
     path = suite_file(tmp_path, "nan", settings + "grid: {task: walker_walk}\n")
-    examples.write_suites(tmp_path, [path])
+    synthetic.write_suites(tmp_path, [path])
     run = expand(path).runs[0]
     record = tmp_path / "runs" / run.run_id / "metrics.jsonl"
     text = record.read_text()
@@ -355,7 +357,7 @@ def test_a_suite_of_suites_stands_for_its_parts(made, tmp_path, capsys):
 
 def test_a_damaged_prediction_is_named(made, tmp_path, capsys):
     path = suite_file(tmp_path, "damaged", SUITES["plain"])
-    examples.write_suites(tmp_path, [path])
+    synthetic.write_suites(tmp_path, [path])
     run_id = expand(path).runs[0].run_id
     (tmp_path / "runs" / run_id / "prediction.npz").write_bytes(b"PK\x03\x04 no")
     assert make_figures.main(["--suite", str(path), "--results", str(tmp_path)]) == 0

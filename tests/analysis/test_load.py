@@ -9,14 +9,10 @@ import os
 import numpy as np
 import pytest
 
-from analysis import synthetic as examples
-from analysis.read.frame import (
-    FRAME_COLUMNS,
-    METRICS,
-    FileSource,
-    load,
-    parse_metrics,
-)
+from analysis import synthetic
+from analysis.read.files import FileSource, parse_metrics
+from analysis.read.frame import FRAME_COLUMNS, load
+from analysis.read.source import METRICS
 from dreamer.config import config_dict, make_config
 
 
@@ -26,7 +22,7 @@ def config(**settings):
 
 def write(results, run_id="run", lines=None, **settings):
     """A run whose record is `lines`; made-up values without them."""
-    folder = examples.write_run(results, run_id, config(**settings))
+    folder = synthetic.write_run(results, run_id, config(**settings))
     if lines is not None:
         (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     return folder

@@ -11,9 +11,8 @@ import shutil
 import pytest
 from test_figures import SUITES, suite_file
 
-from analysis import synthetic as examples
+from analysis import make_figures, synthetic
 from analysis.count.methods import ORANGE
-from analysis.draw import suite as make_figures
 from suites.expand import expand
 
 
@@ -21,7 +20,7 @@ from suites.expand import expand
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     paths = [suite_file(folder, name, SUITES[name]) for name in ("figure9", "plain")]
-    examples.write_suites(folder / "results", paths)
+    synthetic.write_suites(folder / "results", paths)
     gone = expand(paths[0]).runs[0].run_id
     shutil.rmtree(folder / "results" / "runs" / gone)
     hostile = expand(paths[1]).runs[0].run_id

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from test_summary import write
 
-from analysis.count import statistics as aggregate
-from analysis.count import verdict as reproduction
+from analysis import reproduction
+from analysis.count import statistics
+from analysis.count import verdict as judging
 from analysis.count.published import published_scores
-from analysis.count.verdict import Sample, Verdict, judge
+from analysis.count.verdict import Sample, TaskVerdict, judge
 from suites.expand import expand
 
 SUITE = """
@@ -51,8 +52,8 @@ def test_false_alarms_are_rare():
     generator = np.random.default_rng(0)
     words = [
         judge(
-            reproduction.sample(generator.normal(500, 150, 3)),
-            reproduction.sample(generator.normal(500, 150, 5)),
+            judging.sample(generator.normal(500, 150, 3)),
+            judging.sample(generator.normal(500, 150, 5)),
         )[2]
         for _ in range(2000)
     ]
@@ -61,24 +62,24 @@ def test_false_alarms_are_rare():
 
 def verdict(ours, theirs):
     difference, interval, word, reason = judge(ours, theirs)
-    return Verdict("t", 1, ours, theirs, difference, interval, word, reason, [])
+    return TaskVerdict("t", 1, ours, theirs, difference, interval, word, reason, [])
 
 
 def test_mean_difference_of_one_task_is_its_welch_interval():
     one = verdict(Sample(500, 20, 3), Sample(520, 30, 5))
-    mean, interval = reproduction.mean_difference([one])
+    mean, interval = judging.mean_difference([one])
     assert mean == one.difference
     assert tuple(interval) == pytest.approx(tuple(one.interval))
 
 
 def test_mean_difference_adds_variances_up():
     found = [verdict(Sample(500, s, 4), Sample(400, 2 * s, 4)) for s in (10, 20, 30)]
-    mean, interval = reproduction.mean_difference(found)
+    mean, interval = judging.mean_difference(found)
     assert mean == 100
     variance = sum((s**2 + 4 * s**2) / 4 for s in (10, 20, 30)) / 9
     half = (interval.high - interval.low) / 2
     assert half > 1.96 * variance**0.5
-    assert half < aggregate.t_quantile(4) * variance**0.5
+    assert half < statistics.t_quantile(4) * variance**0.5
 
 
 def test_overall_counts_and_says_so():
@@ -87,7 +88,7 @@ def test_overall_counts_and_says_so():
         verdict(Sample(300, 20, 3), Sample(510, 20, 5)),
         verdict(Sample(300, math.nan, 1), Sample(510, 20, 5)),
     ]
-    result = reproduction.overall(found)
+    result = judging.overall(found)
     counts = [result[key] for key in ("tasks", "reproduced", "below", "compared")]
     assert counts == [3, 1, 1, 2]
     assert result["mean_difference"] == pytest.approx(-110)

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.count import statistics as aggregate
+from analysis.count import statistics
 
 RNG = np.random.default_rng
 
 
 def test_describe_equals_closed_forms():
-    found = aggregate.describe(np.array([0.0, 1.0, 2.0, 100.0]))
+    found = statistics.describe(np.array([0.0, 1.0, 2.0, 100.0]))
     assert found["n"] == 4
     assert found["mean"] == 25.75
     assert found["median"] == 1.5
@@ -28,10 +28,10 @@ def test_describe_equals_closed_forms():
 
 
 def test_describe_makes_nothing_up():
-    one = aggregate.describe(np.array([7.0, np.nan]))
+    one = statistics.describe(np.array([7.0, np.nan]))
     assert (one["n"], one["mean"]) == (1, 7.0)
     assert math.isnan(one["sd"]) and math.isnan(one["ci_low"])
-    none = aggregate.describe(np.array([np.nan]))
+    none = statistics.describe(np.array([np.nan]))
     assert none["n"] == 0 and math.isnan(none["mean"])
 
 
@@ -39,7 +39,7 @@ def test_interquartile_mean_is_a_trimmed_mean():
     for n in range(1, 30):
         values = RNG(n).normal(size=(3, n))
         expected = stats.trim_mean(values, 0.25, axis=1)
-        np.testing.assert_allclose(aggregate.interquartile_mean(values), expected)
+        np.testing.assert_allclose(statistics.interquartile_mean(values), expected)
 
 
 def random_frame(seed: int, nans: int = 0) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_bins_equal_a_slow_loop(seed):
             width = widths[row.run_id]
             edge = max(1, math.ceil(row.env_steps / width)) * width
             expected.setdefault((row.run_id, edge), []).append((row.value, row.attempt))
-    found = aggregate.bin_runs(frame, metric="evaluate_return", width=widths, last=4000)
+    found = statistics.bin_runs(frame, metric="evaluate_return", width=widths, last=4000)
     assert len(found) == len(expected)
     for row in found.itertuples():
         values = expected[row.run_id, row.env_steps]
@@ -89,7 +89,7 @@ def test_bins_are_closed_on_the_right():
         {"run_id": "a", "env_steps": [0, 1, 100, 101], "metric": "m", "value": [1.0, 2, 3, 10],
          "attempt": 1}
     ).astype({"run_id": "category"})  # fmt: skip
-    found = aggregate.bin_runs(frame, metric="m", width=100)
+    found = statistics.bin_runs(frame, metric="m", width=100)
     assert found["env_steps"].tolist() == [100, 200]
     assert found["value"].tolist() == [2.0, 10.0]
 
@@ -102,7 +102,7 @@ def test_seeds_are_binned_before_they_are_averaged():
     frame = frame.astype({"run_id": "category"})
     runs = pd.DataFrame({"run_id": ["often", "rarely"], "task": "t", "method": "x"})
     runs["n_expected"] = 2
-    found = aggregate.curves(aggregate.bin_runs(frame, metric="m", width=100), runs)
+    found = statistics.curves(statistics.bin_runs(frame, metric="m", width=100), runs)
     assert found["mean"].tolist() == [50.0]
     assert found["run_ids"].tolist() == ["often;rarely"]
 
@@ -113,7 +113,7 @@ def test_a_run_without_a_number_is_not_behind_a_point():
          "attempt": 1}
     )  # fmt: skip
     runs = pd.DataFrame({"run_id": ["a", "b", "c"], "task": "t", "method": "x", "n_expected": 3})
-    row = aggregate.curves(binned, runs).iloc[0]
+    row = statistics.curves(binned, runs).iloc[0]
     assert (row["n"], row["n_expected"], row["mean"], row["run_ids"]) == (2, 3, 2.0, "a;c")
 
 
@@ -121,7 +121,7 @@ def test_a_run_without_a_number_is_not_behind_a_point():
 def test_final_scores_equal_a_slow_loop(seed):
     frame = random_frame(seed, nans=4)
     at = {f"run{i}": 2000 + 500 * i for i in range(5)}
-    found = aggregate.final_scores(frame, metric="evaluate_return", last=3, at=at)
+    found = statistics.final_scores(frame, metric="evaluate_return", last=3, at=at)
     found = found.set_index("run_id")
     for run_id, limit in at.items():
         rows = frame[(frame["run_id"] == run_id) & (frame["metric"] == "evaluate_return")]
@@ -136,19 +136,19 @@ def test_final_scores_equal_a_slow_loop(seed):
 
 def test_area_under_a_straight_line_and_under_a_curve():
     x = np.array([0, 10, 20])
-    assert aggregate.area_under_curve(x, np.array([0.0, 10, 20]), 20) == 10
-    assert aggregate.area_under_curve(x, np.array([0.0, 10, 20]), 15) == 7.5
+    assert statistics.area_under_curve(x, np.array([0.0, 10, 20]), 20) == 10
+    assert statistics.area_under_curve(x, np.array([0.0, 10, 20]), 15) == 7.5
     grid = np.linspace(0, 1, 2001)
-    assert aggregate.area_under_curve(grid, grid**2, 1) == pytest.approx(1 / 3, abs=1e-6)
-    assert math.isnan(aggregate.area_under_curve(x, np.array([0.0, 10, 20]), 21))
-    assert math.isnan(aggregate.area_under_curve(x, np.array([0.0, np.nan, 20]), 20))
+    assert statistics.area_under_curve(grid, grid**2, 1) == pytest.approx(1 / 3, abs=1e-6)
+    assert math.isnan(statistics.area_under_curve(x, np.array([0.0, 10, 20]), 21))
+    assert math.isnan(statistics.area_under_curve(x, np.array([0.0, np.nan, 20]), 20))
 
 
 def test_time_to_reach():
     x, y = np.array([100, 200, 300]), np.array([1.0, np.nan, 5.0])
-    assert aggregate.time_to_reach(x, y, 1.0) == 100
-    assert aggregate.time_to_reach(x, y, 4) == 300
-    assert math.isnan(aggregate.time_to_reach(x, y, 6))
+    assert statistics.time_to_reach(x, y, 1.0) == 100
+    assert statistics.time_to_reach(x, y, 4) == 300
+    assert math.isnan(statistics.time_to_reach(x, y, 6))
 
 
 def ragged(seed: int, tasks: int = 6) -> list[np.ndarray]:
@@ -162,19 +162,19 @@ def ragged(seed: int, tasks: int = 6) -> list[np.ndarray]:
 def test_statistics_over_tasks_equal_slow_loops():
     strata = ragged(0)
     means = [sum(task) / len(task) for task in strata]
-    assert aggregate.mean_over_tasks(strata) == pytest.approx(sum(means) / len(means))
+    assert statistics.mean_over_tasks(strata) == pytest.approx(sum(means) / len(means))
     ordered = sorted(means)
-    assert aggregate.median_over_tasks(strata) == pytest.approx((ordered[2] + ordered[3]) / 2)
+    assert statistics.median_over_tasks(strata) == pytest.approx((ordered[2] + ordered[3]) / 2)
     runs = sorted(value for task in strata for value in task)
     cut = len(runs) // 4
     middle = runs[cut : len(runs) - cut]
-    assert aggregate.iqm_over_runs(strata) == pytest.approx(sum(middle) / len(middle))
+    assert statistics.iqm_over_runs(strata) == pytest.approx(sum(middle) / len(middle))
 
 
-@pytest.mark.parametrize("name", aggregate.STATISTICS)
+@pytest.mark.parametrize("name", statistics.STATISTICS)
 def test_statistics_are_the_same_one_resample_at_a_time(name):
-    statistic = aggregate.STATISTICS[name]
-    drawn = aggregate.draw_strata(ragged(1), 50, RNG(0))
+    statistic = statistics.STATISTICS[name]
+    drawn = statistics.draw_strata(ragged(1), 50, RNG(0))
     together = statistic(drawn)
     for r in range(50):
         assert together[r] == pytest.approx(float(statistic([task[r] for task in drawn])))
@@ -182,7 +182,7 @@ def test_statistics_are_the_same_one_resample_at_a_time(name):
 
 def test_resamples_stay_within_their_task():
     strata = [np.array([1.0, 2, 3]), np.array([10.0, 20])]
-    drawn = aggregate.draw_strata(strata, 200, RNG(0))
+    drawn = statistics.draw_strata(strata, 200, RNG(0))
     assert [task.shape for task in drawn] == [(200, 2), (200, 1)]
     assert set(drawn[0].ravel()) == {1, 2, 3}
     assert set(drawn[1].ravel()) == {10, 20}
@@ -191,24 +191,24 @@ def test_resamples_stay_within_their_task():
 def test_spread_of_the_bootstrap_is_the_standard_error():
     """For the mean it has a closed form: sqrt(sum s^2 / n) / T, with s of n - 1."""
     strata = ragged(2)
-    drawn = aggregate.draw_strata(strata, 40_000, RNG(0))
+    drawn = statistics.draw_strata(strata, 40_000, RNG(0))
     variance = sum(task.var(ddof=1) / len(task) for task in strata) / len(strata) ** 2
-    assert aggregate.mean_over_tasks(drawn).std() == pytest.approx(variance**0.5, rel=0.02)
+    assert statistics.mean_over_tasks(drawn).std() == pytest.approx(variance**0.5, rel=0.02)
 
 
 def test_bootstrap_is_seeded_and_needs_two_seeds():
     strata = ragged(3)
-    one = aggregate.bootstrap_interval(strata, aggregate.iqm_over_runs, seed=1)
-    assert one == aggregate.bootstrap_interval(strata, aggregate.iqm_over_runs, seed=1)
-    assert one != aggregate.bootstrap_interval(strata, aggregate.iqm_over_runs, seed=2)
-    assert one.low < aggregate.iqm_over_runs(strata) < one.high
+    one = statistics.bootstrap_interval(strata, statistics.iqm_over_runs, seed=1)
+    assert one == statistics.bootstrap_interval(strata, statistics.iqm_over_runs, seed=1)
+    assert one != statistics.bootstrap_interval(strata, statistics.iqm_over_runs, seed=2)
+    assert one.low < statistics.iqm_over_runs(strata) < one.high
     lonely = [*strata, np.array([0.5])]
-    assert all(map(math.isnan, aggregate.bootstrap_interval(lonely, aggregate.mean_over_tasks)))
+    assert all(map(math.isnan, statistics.bootstrap_interval(lonely, statistics.mean_over_tasks)))
 
 
 def test_performance_profile_equals_a_slow_loop():
     strata, thresholds = ragged(4), np.array([-1.0, 0.3, 0.6, 2.0])
-    found = aggregate.performance_profile(strata, thresholds)
+    found = statistics.performance_profile(strata, thresholds)
     for t, share in zip(thresholds, found, strict=True):
         shares = [sum(value > t for value in task) / len(task) for task in strata]
         assert share == pytest.approx(sum(shares) / len(shares))
@@ -222,15 +222,15 @@ def test_probability_of_improvement_equals_a_slow_loop():
     for x, y in zip(ours, theirs, strict=True):
         wins = sum((a > b) + 0.5 * (a == b) for a in x for b in y)
         chances.append(wins / (len(x) * len(y)))
-    found = aggregate.probability_of_improvement(ours, theirs)
+    found = statistics.probability_of_improvement(ours, theirs)
     assert found == pytest.approx(sum(chances) / len(chances))
-    assert found + aggregate.probability_of_improvement(theirs, ours) == pytest.approx(1)
-    assert aggregate.probability_of_improvement(ours, ours) == pytest.approx(0.5)
+    assert found + statistics.probability_of_improvement(theirs, ours) == pytest.approx(1)
+    assert statistics.probability_of_improvement(ours, ours) == pytest.approx(0.5)
 
 
 def test_welch_equals_scipy():
     a, b = RNG(0).normal(5, 1, 4), RNG(1).normal(3, 4, 7)
-    difference, interval, _ = aggregate.welch(
+    difference, interval, _ = statistics.welch(
         a.mean(), a.std(ddof=1), len(a), b.mean(), b.std(ddof=1), len(b)
     )
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
@@ -253,7 +253,7 @@ def coverage(interval, truth: float, repeats: int) -> float:
 
 def test_student_interval_covers():
     def interval(generator):
-        found = aggregate.describe(generator.normal(3, 2, 3))
+        found = statistics.describe(generator.normal(3, 2, 3))
         return found["ci_low"], found["ci_high"]
 
     assert coverage(interval, 3, 2000) == pytest.approx(0.95, abs=0.015)
@@ -262,7 +262,7 @@ def test_student_interval_covers():
 def test_welch_interval_covers():
     def interval(generator):
         a, b = generator.normal(5, 1, 3), generator.normal(3, 4, 5)
-        return aggregate.welch(a.mean(), a.std(ddof=1), 3, b.mean(), b.std(ddof=1), 5)[1]
+        return statistics.welch(a.mean(), a.std(ddof=1), 3, b.mean(), b.std(ddof=1), 5)[1]
 
     assert coverage(interval, 2, 2000) == pytest.approx(0.95, abs=0.02)
 
@@ -272,7 +272,7 @@ def test_stratified_bootstrap_covers_with_three_seeds():
 
     def interval(generator):
         strata = [generator.normal(level, 0.1, 3) for level in levels]
-        return aggregate.bootstrap_interval(strata, aggregate.mean_over_tasks, resamples=500)
+        return statistics.bootstrap_interval(strata, statistics.mean_over_tasks, resamples=500)
 
     assert 0.915 <= coverage(interval, 0.5, 1000) <= 0.97
 
@@ -284,7 +284,7 @@ def test_drawing_as_many_as_there_are_would_not_cover():
     def interval(generator):
         strata = [generator.normal(level, 0.1, 3) for level in levels]
         drawn = [task[generator.integers(0, 3, (500, 3))] for task in strata]
-        return np.quantile(aggregate.mean_over_tasks(drawn), (0.025, 0.975))
+        return np.quantile(statistics.mean_over_tasks(drawn), (0.025, 0.975))
 
     assert coverage(interval, 0.5, 1000) < 0.915
 
@@ -295,6 +295,6 @@ def test_improvement_interval_covers():
     def interval(generator):
         ours = [generator.normal(0.5, 1, 5) for _ in range(10)]
         theirs = [generator.normal(0, 1, 5) for _ in range(10)]
-        return aggregate.improvement_interval(ours, theirs, resamples=300)
+        return statistics.improvement_interval(ours, theirs, resamples=300)
 
     assert 0.92 <= coverage(interval, truth, 400) <= 0.99

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import synthetic as examples
+from analysis import synthetic
 from analysis.count.methods import STYLES, styles, with_methods
 from analysis.count.published import CONTROL_TASKS, PUBLISHED, TASKS_18, baselines, published_scores
 from analysis.count.summary import summarise
 from analysis.draw import tables
-from analysis.read.frame import FileSource, load
+from analysis.read.files import FileSource
+from analysis.read.frame import load_suite
 from suites.expand import expand
 
 SUITE = """
@@ -45,7 +46,7 @@ def value_of(run):
 def write(results, runs, until=None, status="COMPLETED", value=value_of):
     """Records with ten evaluations at 1000, 2000, ... whose value is the same."""
     for run in runs:
-        folder = examples.write_run(results, run.run_id, run.config, status=status)
+        folder = synthetic.write_run(results, run.run_id, run.config, status=status)
         end = until or run.config["env_steps"]
         lines = [
             {"kind": "evaluate", "env_steps": s, "evaluate_return": value(run)}
@@ -56,8 +57,9 @@ def write(results, runs, until=None, status="COMPLETED", value=value_of):
 
 
 def summary_of(suite, results, **options):
-    records = load(FileSource(results), [run.run_id for run in suite.runs], suite=suite.name)
-    return summarise(suite.name, suite.runs, records, **options)
+    """`published` replaces the suite's; the other options are those of `summarise`."""
+    suite = suite._replace(published=options.pop("published", suite.published))
+    return summarise(suite, load_suite(FileSource(results), suite), **options)
 
 
 def test_scores_and_averages_of_known_records(tmp_path):
@@ -201,17 +203,18 @@ def test_settings_that_differ_make_methods(tmp_path):
     assert len({(s.colour, s.marker) for s in summary.styles.values()}) == len(summary.styles)
 
 
-def test_figure4_has_the_horizon_on_its_axis(tmp_path):
+def test_the_setting_on_the_x_axis_makes_no_methods(tmp_path):
     text = """
 preset: tiny
 env_steps: 1e4
 eval_every_env_steps: 1000
 seeds: 2
+x: {setting: horizon, planet: planner_horizon}
 grid:
   - {task: cartpole_balance, behaviour: dreamer, horizon: [5, 10]}
   - {task: cartpole_balance, behaviour: planet, planner_horizon: [5, 10]}
 """
-    suite = make(tmp_path, text, "figure4")
+    suite = make(tmp_path, text)
     write(tmp_path, suite.runs)
     summary = summary_of(suite, tmp_path)
     assert list(summary.styles) == ["dreamer/reconstruction", "planet/reconstruction"]
@@ -222,7 +225,7 @@ grid:
 def test_several_versions_of_the_code_are_named(tmp_path):
     suite = make(tmp_path)
     write(tmp_path, suite.runs)
-    examples.write_run(tmp_path, suite.runs[0].run_id, suite.runs[0].config, commit="fedcba987654")
+    synthetic.write_run(tmp_path, suite.runs[0].run_id, suite.runs[0].config, commit="fedcba987654")
     problems = summary_of(suite, tmp_path).problems
     line = "several versions of the code: 0123456789ab (11 runs), fedcba987654 (1 runs)"
     assert line in problems
