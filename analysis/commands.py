@@ -29,7 +29,7 @@ from analysis.report import report
 from analysis.variants import DREAMER
 from dreamer.config import UserError, nearest
 from suites import command
-from suites.expand import Suite, expand
+from suites.language.suite import Suite, expand
 
 ROOT = Path(__file__).resolve().parents[1]
 

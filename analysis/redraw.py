@@ -19,7 +19,7 @@ from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
 from analysis.read.curves import read_curves
 from suites import command
-from suites.figure_keys import DEFAULT_SCALE, named_scale
+from suites.language.figures import DEFAULT_SCALE, named_scale
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:

@@ -33,7 +33,7 @@ from analysis.read.predictions import Prediction, read_predictions
 from analysis.read.whole_files import write_text
 from analysis.variants import DEFAULT_BEHAVIOUR
 from suites import command
-from suites.expand import expand, merge
+from suites.language.suite import expand, merge
 
 EASE = {"dreamer": 1.0, "no_value": 0.55, "planet": 0.62}
 FIDELITY = {"reconstruction": 1.0, "contrastive": 0.66, "reward": 0.28}

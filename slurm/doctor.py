@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dreamer.config import UserError
-from slurm.executor import Profile, load_profile
+from slurm.sbatch import Profile, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 RENDER_WITHIN_S, UPDATE_WITHIN_S, OTHER_WITHIN_S, NODE_WITHIN_S = 300, 600, 120, 1800

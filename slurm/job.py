@@ -37,7 +37,7 @@ SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
 SLACK_S = 65.0  # SLURM may send its signal a minute early
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-# Exit codes of `python -m suites.experiment`.
+# Exit codes of `python -m suites.execution.attempt`.
 COMPLETED, FAILED, INTERRUPTED, BUSY = 0, 1, 3, 4
 
 LAST_WORDS = {"COMPLETED": COMPLETED, "FAILED": FAILED, "INTERRUPTED": INTERRUPTED}

@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from dreamer.config import UserError, nearest
-from suites import command, expand, mongo, mongo_urls, records
-from suites.expand import Run
-from suites.recorded import Finding, Recorded, read, read_json
+from suites import command
+from suites.language import suite as expand
+from suites.language.suite import Run
+from suites.record import folder as records
+from suites.record import mongo, mongo_urls
+from suites.record.contents import Finding, Recorded, read, read_json
 
 RERUN = "run the suite again"
 MANY = 100  # runs: from so many on, further processes pay

@@ -26,8 +26,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from suites import audit, provenance, records
-from suites.expand import Run, expand
+from suites import audit
+from suites.language.suite import Run, expand
+from suites.record import folder as records
+from suites.record import provenance
 
 SUITE = """
 about: recorded runs
@@ -82,7 +84,7 @@ def write_metrics(folder: Path, config: dict) -> None:
 
 
 def write_run(results: Path, run: Run) -> None:
-    """A run as `suites.experiment` leaves it."""
+    """A run as `suites.execution.attempt` leaves it."""
     folder = records.run_folder(results, run.run_id)
     sacred = results / "sacred" / f"{run.run_id}-1"
     for path in (folder / "attempts/1", folder / "checkpoints", sacred):
@@ -192,7 +194,7 @@ def measure_attempt(folder: Path, env_steps: int) -> None:
     observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
     from sacred.run import Run as SacredRun
 
-    from suites.experiment import Spec, execute
+    from suites.execution.attempt import Spec, execute
 
     spent = {"log": 0.0, "told": 0.0}
 

@@ -14,7 +14,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from suites import cluster, command
+from suites import command
+from suites.execution import cluster
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

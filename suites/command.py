@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamer.config import UserError, nearest
-from suites import expand
-from suites.expand import Run, Suite
-from suites.strict_yaml import scalar, show
+from suites.language import suite as expand
+from suites.language.nodes import scalar, show
+from suites.language.suite import Run, Suite
 
 BAD_INPUT = 2
 SELECTABLE = ("run_id", "suites", *expand.SETTINGS)

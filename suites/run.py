@@ -18,10 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from dreamer.config import UserError
-from suites import cluster, command, expand, mongo_urls, plan, provenance, records
-from suites.cluster import look
+from suites import command
+from suites import forecast as plan
 from suites.command import as_text
-from suites.expand import Run, Suite
+from suites.execution import cluster
+from suites.execution.cluster import look
+from suites.language import suite as expand
+from suites.language.suite import Run, Suite
+from suites.record import folder as records
+from suites.record import mongo_urls, provenance
 
 ASK_ABOVE_HOURS = 24.0
 MAX_NAMED = 20  # runs that are named one by one
@@ -157,7 +162,7 @@ def as_row(r: Run) -> dict[str, Any]:
 
 def table(runs: Sequence[Run]) -> str:
     """A line for each group of runs that differ only in their seed."""
-    from suites.progress import group_by_seed
+    from suites.execution.display import group_by_seed
 
     heading = ("task", "behaviour", "representation", "preset", "env_steps", "seeds", "settings")
     rows = [heading]
@@ -245,7 +250,7 @@ def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None
 def _workers(
     asked: int | None, suites: Sequence[Suite], runs: Sequence[Run]
 ) -> tuple[int, list[str]]:
-    from suites.local import default_workers, gpus
+    from suites.execution.local import default_workers, gpus
 
     names = [] if all(r.config["device"] == "cpu" for r in runs) else gpus()
     per_gpu = _per_gpu(suites)
@@ -263,7 +268,7 @@ def _mongo(asked: str | None, suites: Sequence[Suite]) -> list[str]:
 
 
 def _spec(r: Run, results: Path, executor: str, mongo: list[str]) -> Any:
-    from suites.experiment import Spec
+    from suites.execution.attempt import Spec
 
     words = ["python", "-m", "suites.run", *map(provenance.without_credentials, sys.argv[1:])]
     return Spec(r.run_id, r.config, list(r.suites), str(results.resolve()), executor, mongo, words)
@@ -284,14 +289,14 @@ def _warn_of_other_code(runs: Iterable[Run], statuses: Any) -> None:
 
 
 def _execute(specs: list[Any], executor: str, workers: int, gpu_names: list[str]) -> None:
-    from suites.progress import make_display
+    from suites.execution.display import make_display
 
     display = make_display(len(specs))
     try:
         if executor == "debug":
             _execute_here(specs, display)
         else:
-            from suites.local import run_local
+            from suites.execution.local import run_local
 
             run_local(specs, workers, gpu_names, display)
     finally:
@@ -300,7 +305,7 @@ def _execute(specs: list[Any], executor: str, workers: int, gpu_names: list[str]
 
 def _execute_here(specs: list[Any], display: Any) -> None:
     """In this process, one after another: for a debugger. An interrupted run ends the row."""
-    from suites.experiment import execute
+    from suites.execution.attempt import execute
 
     for spec in specs:
         display.started(spec)
@@ -333,7 +338,7 @@ def _per_gpu(suites: Sequence[Suite]) -> int:
 
 
 def _profile(suites: Sequence[Suite], options: argparse.Namespace) -> Any:
-    from slurm.executor import load_profile
+    from slurm.sbatch import load_profile
 
     return load_profile(options.profile or next((s.profile for s in suites if s.profile), None))
 

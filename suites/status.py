@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from suites import command, expand, records
-from suites.cluster import look
+from suites import command
 from suites.command import as_text
-from suites.expand import Run
+from suites.execution.cluster import look
+from suites.language import suite as expand
+from suites.language.suite import Run
+from suites.record import folder as records
 
 WATCH_EVERY_S = 5.0
 MAX_PROBLEMS = 20  # shown; the JSON has all

@@ -83,12 +83,12 @@ def test_the_core_imports_downwards_and_nothing_of_ours(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for name in PACKAGES for p in sources(name)], ids=module_name)
 def test_sacred_and_the_training_loop_meet_in_one_file(path: Path) -> None:
     names = imports(path)
-    if module_name(path) != "suites.experiment":
+    if module_name(path) != "suites.execution.attempt":
         assert not ({"dreamer.train"} & names and "sacred" in tops(names))
 
 
 def test_that_file_is_there() -> None:
-    names = imports(ROOT / "suites/experiment.py")
+    names = imports(ROOT / "suites/execution/attempt.py")
     assert "dreamer.train" in names
     assert "sacred" in names
 

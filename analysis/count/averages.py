@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.published import TASKS_18
-from suites.figure_keys import Scale
+from suites.language.figures import Scale
 
 THRESHOLDS = np.linspace(0, 1, 51)
 AVERAGE_COLUMNS = ("group", "title", "method", "published", "mean", "low", "high")

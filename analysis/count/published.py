@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from suites.figure_keys import scales
+from suites.language.figures import scales
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 

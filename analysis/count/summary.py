@@ -24,8 +24,8 @@ from analysis.count.published import baselines
 from analysis.count.verdict import MARGIN, Verdict, judge_suite
 from analysis.read.frame import Loaded
 from analysis.read.source import UNKNOWN_ATTEMPT
-from suites.expand import Suite
-from suites.figure_keys import Axis, Scale
+from suites.language.figures import Axis, Scale
+from suites.language.suite import Suite
 
 MAX_BINS = 50
 GROUP = ("task", "method", "x")

@@ -26,7 +26,7 @@ from analysis.draw.page import (
     score_axis,
     steps_text,
 )
-from suites.figure_keys import Scale
+from suites.language.figures import Scale
 
 
 def draw_lines(

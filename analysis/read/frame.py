@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.read.cache import Cached, read_cache, write_cache
 from analysis.read.source import METRICS, Points, RunRow, Source, no_points
 from dreamer.config import UserError
-from suites.expand import Suite
+from suites.language.suite import Suite
 
 FRAME_COLUMNS = (
     "suite", "task", "behaviour", "representation", "seed",

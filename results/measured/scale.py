@@ -18,8 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-from suites import records  # noqa: E402
-from suites.expand import expand  # noqa: E402
+from suites.language.suite import expand  # noqa: E402
+from suites.record import folder as records  # noqa: E402
 
 REPEATS = 5
 SUITE = """about: {runs} runs
@@ -72,7 +72,7 @@ def main() -> None:
         more.write_text(SUITE.format(runs="100,000", seeds=100))
         write_records(Path(name, "results"), many)
         status = ("-m", "suites.status", str(many), "--results", f"{name}/results")
-        expanding = "import sys; from suites.expand import expand; expand(sys.argv[1])"
+        expanding = "import sys; from suites.language.suite import expand; expand(sys.argv[1])"
         print("what,wall_s,user_s,system_s")
         print(measure("expand and validate 100000 runs", "-c", expanding, str(more)))
         print(measure("suites.status of 10000 runs", *status))

@@ -18,7 +18,7 @@ from analysis.read.curves import COLUMNS, read_curves, released_entries, write_r
 from analysis.read.files import FileSource
 from analysis.read.frame import load
 from dreamer.config import UserError
-from suites.expand import expand
+from suites.language.suite import expand
 
 RELEASED = os.environ.get("DREAMER_TEST_RELEASED_CURVES")  # the released score file
 

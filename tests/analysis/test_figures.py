@@ -21,8 +21,8 @@ from analysis.count.published import CONTROL_TASKS
 from analysis.draw import lines
 from analysis.draw.images import error_image
 from analysis.read.files import FileSource
-from suites.expand import expand
-from suites.figure_keys import named_scale
+from suites.language.figures import named_scale
+from suites.language.suite import expand
 
 ROOT = Path(__file__).parents[2]
 CONTROL = named_scale("control")

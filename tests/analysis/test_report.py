@@ -13,7 +13,7 @@ from test_figures import SUITES, suite_file
 
 from analysis import make_figures, synthetic
 from analysis.count.methods import ORANGE
-from suites.expand import expand
+from suites.language.suite import expand
 
 
 @pytest.fixture(scope="module")

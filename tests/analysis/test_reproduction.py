@@ -14,7 +14,7 @@ from analysis.count import statistics
 from analysis.count import verdict as judging
 from analysis.count.published import published_scores
 from analysis.count.verdict import Sample, TaskVerdict, judge
-from suites.expand import expand
+from suites.language.suite import expand
 
 SUITE = """
 preset: small

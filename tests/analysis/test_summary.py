@@ -16,7 +16,7 @@ from analysis.count.summary import summarise
 from analysis.draw import tables
 from analysis.read.files import FileSource
 from analysis.read.frame import load_suite
-from suites.expand import expand
+from suites.language.suite import expand
 
 SUITE = """
 preset: tiny

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from dreamer.config import Config, nearest
 from dreamer.envs import TASKS, is_task
-from suites.strict_yaml import Node, kind, show
+from suites.language.nodes import Node, kind, show
 
-SCALES = Path(__file__).resolve().parents[1] / "results" / "published" / "scales.csv"
+SCALES = Path(__file__).resolve().parents[2] / "results" / "published" / "scales.csv"
 FIGURES = ("curves", "sweep", "bars", "aggregates", "strips", "predictions", "observations")
 DEFAULT_FIGURES = ("curves", "aggregates", "strips", "observations")
 DEFAULT_SWEEP_FIGURES = ("sweep", "strips", "observations")  # of a suite with an `x`

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 pytest.importorskip("pymongo")
-from test_observers import Server
-from test_suites_run import SUITE
+from test_run import SUITE
+from test_sinks import Server
 
 from analysis import make_figures, reproduction
 from analysis.read.files import FileSource
 from analysis.read.frame import load
 from analysis.read.mongo import MongoSource
-from suites import audit, observers
-from suites.expand import expand
-from suites.experiment import Spec, execute
+from suites import audit
+from suites.execution.attempt import Spec, execute
+from suites.language.suite import expand
+from suites.record import sinks as observers
 
 # Questions whether to stop: one for each of 30 agent_steps of an episode, and for each update.
 IN_EVALUATION = 2 * 30 + 4 + 10  # behind the seed episodes and the first updates
@@ -165,7 +166,7 @@ def test_figures_and_verdict_from_mongodb_alone(recorded, tmp_path, capsys):
 
 
 def test_mongodb_that_cannot_be_read_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("suites.mongo_urls.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("suites.record.mongo_urls.TIMEOUT_S", 0.2)
     path = tmp_path / "suite.yaml"
     path.write_text(SUITE)
     for url, words in (

@@ -16,11 +16,14 @@ import torch
 
 from dreamer.config import config_from_dict, make_config
 from dreamer.train import Progress
-from suites import experiment, mongo_urls, observers, records
-from suites.expand import expand, run_id
-from suites.experiment import EXIT_CODES, Spec, execute
+from suites.execution import attempt as experiment
+from suites.execution.attempt import EXIT_CODES, Spec, execute
+from suites.language.suite import expand, run_id
+from suites.record import folder as records
+from suites.record import mongo_urls
+from suites.record import sinks as observers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = {
     "task": "toy_dot",
     "device": "cpu",
@@ -231,7 +234,7 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 
 def worker(spec: Spec) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-m", "suites.experiment"],
+        [sys.executable, "-m", "suites.execution.attempt"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@
     include: [figure7.yaml]       other suites, as they are; runs that both name are one run
 
 The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what
-is drawn (`about`, `published`, `figures`, `x`, `scale`: see figure_keys.py). A suite's own task
+is drawn (`about`, `published`, `figures`, `x`, `scale`: see figures.py). A suite's own task
 sets go under `task_sets`.
 
 A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
@@ -46,9 +46,9 @@ from dreamer.config import (
     nearest,
 )
 from dreamer.envs import TASKS, is_task
-from suites import strict_yaml
-from suites.figure_keys import Shown, shown
-from suites.strict_yaml import Node, one_line, show
+from suites.language import nodes as strict_yaml
+from suites.language.figures import Shown, shown
+from suites.language.nodes import Node, one_line, show
 
 TASK_SETS: dict[str, tuple[str, ...]] = {
     "control_suite": (

@@ -27,13 +27,15 @@ import yaml
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import UserError, config_from_dict
 from dreamer.train import train
-from slurm import executor, job
-from suites import cluster, records
-from suites.expand import Run, expand
+from slurm import job
+from slurm import sbatch as executor
+from suites.execution import cluster
+from suites.language.suite import Run, expand
+from suites.record import folder as records
 from suites.run import choose, parse
 from suites.status import collect
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "slurm/dev_cluster.sh"
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch")
 MISSING = [n for n in NEEDED if not shutil.which(n, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from suites import records
-from suites.expand import Run
+from suites.language.suite import Run
+from suites.record import folder as records
 
 
 class Finding(NamedTuple):

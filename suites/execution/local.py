@@ -1,7 +1,8 @@
 """Runs on this machine: a few worker processes, each executing one run at a time.
 
-A worker is `python -m suites.experiment` in a session of its own, so that Ctrl-C reaches only this
-process, which then stops the workers in order. It learns of this process' death from its stdin.
+A worker is `python -m suites.execution.attempt` in a session of its own, so that Ctrl-C reaches
+only this process, which then stops the workers in order. It learns of this process' death from its
+stdin.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, BinaryIO, NamedTuple
 
-from suites import records
-from suites.experiment import EXIT_BUSY, EXIT_CODES, Spec
-from suites.progress import Display
-from suites.provenance import ROOT, cores
+from suites.execution.attempt import EXIT_BUSY, EXIT_CODES, Spec
+from suites.execution.display import Display
+from suites.record import folder as records
+from suites.record.provenance import ROOT, cores
 
 POLL_S = 0.2
 LOOK_S = 1.0  # between looks at what the workers report
@@ -122,7 +123,7 @@ class _Pool:
         slot = min(set(range(self.workers)) - {worker.slot for worker in self.running})
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by _ended
         process = subprocess.Popen(
-            [sys.executable, "-m", "suites.experiment"],
+            [sys.executable, "-m", "suites.execution.attempt"],
             stdin=subprocess.PIPE,
             stdout=stderr,
             stderr=stderr,

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from suites import records
-from suites.expand import Run
-from suites.provenance import ROOT
+from suites.language.suite import Run
+from suites.record import folder as records
+from suites.record.provenance import ROOT
 
 # Where a kind of run was not measured here: measured by us before, else what papers state.
 THROUGHPUT = [ROOT / "results" / kind / "throughput.csv" for kind in ("measured", "published")]

@@ -1,6 +1,7 @@
 """Submits jobs to SLURM through submitit: profiles, arrays below the cluster's limits.
 
-Knows jobs, not suites: what is submitted, when, and what is remembered of it is suites/cluster.py.
+Knows jobs, not suites: what is submitted, when, and what is remembered of it is
+suites/execution/cluster.py.
 """
 
 from __future__ import annotations

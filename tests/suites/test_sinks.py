@@ -22,12 +22,16 @@ import pytest
 import torch
 
 pymongo = pytest.importorskip("pymongo")
-from test_experiment import metrics_of, spec_in  # noqa: E402
-from test_suites_run import SUITE  # noqa: E402
+from test_attempt import metrics_of, spec_in  # noqa: E402
+from test_run import SUITE  # noqa: E402
 
-from suites import audit, experiment, mongo_urls, observers, records  # noqa: E402
-from suites.expand import expand  # noqa: E402
-from suites.experiment import Spec, execute  # noqa: E402
+from suites import audit  # noqa: E402
+from suites.execution import attempt as experiment  # noqa: E402
+from suites.execution.attempt import Spec, execute  # noqa: E402
+from suites.language.suite import expand  # noqa: E402
+from suites.record import folder as records  # noqa: E402
+from suites.record import mongo_urls  # noqa: E402
+from suites.record import sinks as observers  # noqa: E402
 
 AMID = 2 * 30 + 4 + 20  # questions whether to stop: seed episodes, first updates, an evaluation
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suites import mongo_urls, records
-from suites.recorded import Finding, Recorded
+from suites.record import folder as records
+from suites.record import mongo_urls
+from suites.record.contents import Finding, Recorded
 
 SAME = 1e-12  # values that differ by less, relatively, were only rounded by the server
 PUSH = "python -m suites.audit SUITE --push"

@@ -25,17 +25,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dreamer.config import UserError
-from slurm import executor as slurm
-from slurm.executor import Profile, Queued
+from slurm import sbatch as slurm
 from slurm.job import Job, Task
+from slurm.sbatch import Profile, Queued
 from slurm.snapshot import snapshot
-from suites import provenance, records
-from suites.expand import Run
+from suites.language.suite import Run
+from suites.record import folder as records
+from suites.record import provenance
 
 if TYPE_CHECKING:
-    from suites.experiment import Spec
+    from suites.execution.attempt import Spec
 
-MODULE = "suites.experiment"
+MODULE = "suites.execution.attempt"
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
            "SUSPENDED", "STOPPED", "RESV_DEL_HOLD"}  # fmt: skip
 

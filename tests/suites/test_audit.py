@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_suites_run import SUITE
+from test_run import SUITE
 
-from suites import provenance, records
 from suites.audit import main
-from suites.expand import Run, expand
-from suites.experiment import Spec, execute
+from suites.execution.attempt import Spec, execute
+from suites.language.suite import Run, expand
+from suites.record import folder as records
+from suites.record import provenance
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_the_story_of_a_run(clean, capsys):
 @pytest.fixture
 def server(tmp_path):
     pytest.importorskip("pymongo")
-    from test_observers import Server
+    from test_sinks import Server
 
     (tmp_path / "server").mkdir()
     running = Server(tmp_path / "server")
@@ -221,7 +222,7 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
 
 def test_a_server_that_is_not_there_is_one_error_line(clean, capsys, monkeypatch):
     pytest.importorskip("pymongo")
-    monkeypatch.setattr("suites.mongo_urls.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("suites.record.mongo_urls.TIMEOUT_S", 0.2)
     words = [str(clean / "suite.yaml"), "--results", str(clean / "results")]
     assert main([*words, "--mongo", "mongodb://me:secret@127.0.0.1:9/lab"]) == 2
     [line] = capsys.readouterr().err.splitlines()

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any, Protocol
 
-from suites.expand import Run
-from suites.experiment import Spec
+from suites.execution.attempt import Spec
+from suites.language.suite import Run
 
 LINE_EVERY_S = 30.0
 

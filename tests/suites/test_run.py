@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from dreamer.config import UserError
-from suites import records
-from suites.cluster import look
-from suites.expand import expand
-from suites.local import default_workers, gpus, worker_environment
-from suites.plan import make_plan
+from suites.execution.cluster import look
+from suites.execution.local import default_workers, gpus, worker_environment
+from suites.forecast import make_plan
+from suites.language.suite import expand
+from suites.record import folder as records
 from suites.run import choose_executor, confirm
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WITHIN_S = 600.0  # nothing here takes so long, even on a machine that is busy with other things
 SUITE = """
 about: three quick runs on a toy

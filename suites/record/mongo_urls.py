@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dreamer.config import UserError
-from suites.provenance import without_credentials
+from suites.record.provenance import without_credentials
 
 VARIABLE = "DREAMER_MONGO_URL"
 DATABASE = "dreamer"  # where the URL names none

@@ -16,9 +16,9 @@ from typing import Any
 from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 
-from suites import mongo, mongo_urls
-from suites.provenance import without_credentials
-from suites.records import write_json
+from suites.record import mongo, mongo_urls
+from suites.record.folder import write_json
+from suites.record.provenance import without_credentials
 
 RETRY_AFTER_S = 5.0
 LAST_WAIT_S = 20.0  # a run that has ended waits so long for its last events to arrive

@@ -1,6 +1,6 @@
 """One attempt at one run: training inside a Sacred experiment, recorded so that it can be trusted.
 
-    python -m suites.experiment < spec.json        what the executors start
+    python -m suites.execution.attempt < spec.json        what the executors start
 
 An attempt locks the run's folder, writes where its numbers come from, keeps `status.json` fresh
 and ends as COMPLETED, INTERRUPTED (SIGTERM, SIGINT, its parent's death) or FAILED (traceback in
@@ -27,8 +27,9 @@ from types import FrameType
 from typing import Any
 
 from dreamer.config import Config, UserError, config_from_dict
-from suites import provenance, records
-from suites.expand import overrides_of
+from suites.language.suite import overrides_of
+from suites.record import folder as records
+from suites.record import provenance
 
 HEARTBEAT_S = 5.0
 SACRED_BEAT_S = 20.0  # each beat writes all metrics anew
@@ -173,7 +174,8 @@ def _sacred_experiment(spec: Spec, code: provenance.Code) -> Any:
     """A Sacred experiment that tells files and MongoDB, its packages and commit being ours."""
     import sacred
 
-    from suites import mongo_urls, observers
+    from suites.record import mongo_urls
+    from suites.record import sinks as observers
 
     sacred.SETTINGS.CAPTURE_MODE = "no"  # the attempt's log.txt has it; capturing can hang
     sacred.SETTINGS.DISCOVER_SOURCES = "none"  # the code is known by its commit and diff

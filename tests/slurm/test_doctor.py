@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slurm import doctor
-from slurm.executor import make_profile
+from slurm.sbatch import make_profile
 from suites import run
 
 
