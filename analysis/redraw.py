@@ -18,6 +18,7 @@ from analysis.count.methods import STYLES, pair_of
 from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
 from analysis.read.curves import read_curves
+from dreamer.config import UserError
 from suites import command
 from suites.language.figures import DEFAULT_SCALE, named_scale
 
@@ -32,6 +33,9 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def redraw(arguments: argparse.Namespace) -> int:
+    for path in arguments.curves:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
     table = pd.concat([pd.read_csv(path) for path in arguments.curves])
     if arguments.task:
         table = table[table["task"] == arguments.task]

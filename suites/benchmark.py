@@ -1,12 +1,14 @@
-"""How long recording, auditing and loading take.
+"""How long recording, auditing, loading and the commands take.
 
-    python -m suites.benchmark audit [RUNS]      1,000 recorded runs, audited
-    python -m suites.benchmark load [RUNS]       5,000 runs of 2,000 points, cold and warm
-    python -m suites.benchmark training [STEPS]  a run's time that its records take
+    python -m suites.benchmark audit [RUNS]      audit 1,000 recorded runs
+    python -m suites.benchmark load [RUNS]       load 5,000 runs of 2,000 points, cold and warm
+    python -m suites.benchmark training [STEPS]  the share of a run's time that its records take
+    python -m suites.benchmark commands [RUNS]   the status of 10,000 runs; expand ten times as many
 
-Each prints seconds of CPU (user and system) and of the wall; made-up records go to a temporary
-folder. Reads of files just written come from memory; checkpoints are small here (0.1 MB), and each
-GB of them takes about a second more.
+The first three print seconds of CPU (user and system) and of wall clock. `commands` prints CSV:
+medians of five new processes after one that warms up the disk's cache. Synthetic records go to a
+temporary folder. Files just written are read from memory; checkpoints are small here (0.1 MB), and
+each GB of them takes about a second more.
 """
 
 from __future__ import annotations
@@ -233,10 +235,73 @@ def _cpu_s(thread: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+MANY = """about: {runs} runs
+preset: submission
+seeds: {seeds}
+grid:
+  task: control_suite
+  horizon: [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
+  discount: [0.9, 0.92, 0.95, 0.97, 0.99]
+"""
+REPEATS = 5
+
+
+def measure_commands(folder: Path, runs: int) -> None:
+    """Half of the runs are done, the others running, stopped, failed or missing."""
+    many, more = folder / "many.yaml", folder / "more.yaml"
+    many.write_text(MANY.format(runs=runs, seeds=max(1, runs // 1000)))
+    more.write_text(MANY.format(runs=10 * runs, seeds=max(1, runs // 100)))
+    write_states(folder / "results", many)
+    status = ("-m", "suites.status", str(many), "--results", f"{folder}/results")
+    expanding = "import sys; from suites.language.suite import expand; expand(sys.argv[1])"
+    print("what,wall_s,user_s,system_s")
+    print(medians(f"expand and validate {10 * runs} runs", "-c", expanding, str(more)))
+    print(medians(f"suites.status of {runs} runs", *status))
+    print(medians(f"suites.status of {runs} runs --format json", *status, "--format", "json"))
+
+
+def write_states(results: Path, suite: Path) -> None:
+    """A status.json for each run, as an attempt on another machine would have left it."""
+    states = ["COMPLETED"] * 5 + ["RUNNING"] * 2 + ["INTERRUPTED", "FAILED", None]
+    for number, run in enumerate(expand(suite).runs):
+        state = states[number % len(states)]
+        if state is None:
+            continue
+        folder = records.run_folder(results, run.run_id)
+        folder.mkdir(parents=True)
+        records.write_json(folder / "status.json", {
+            "run_id": run.run_id, "status": state, "attempt": 1, "budget_env_steps": 2_000_000,
+            "env_steps": 1_000_000, "updates": 100_000, "episode_return": 512.3,
+            "evaluate_return": 520.1, "env_steps_per_second": 31.4, "seconds_left": 31_000,
+            "started": records.now(), "heartbeat": records.now(), "host": "node17", "pid": 4711,
+            "executor": f"slurm 1234_{number}", "device": "gpu", "suites": ["many"],
+            "code": "0123456789ab", "error": "ValueError: no" if state == "FAILED" else None,
+        })  # fmt: skip
+
+
+def medians(what: str, *words: str) -> str:
+    """A line of CSV: wall, user and system seconds of the command, medians."""
+    seen = []
+    for _ in range(REPEATS + 1):
+        wall, before = time.perf_counter(), os.times()
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=Path(__file__).resolve().parents[1],
+            stdout=subprocess.DEVNULL,
+        )
+        assert done.returncode in (0, 1)
+        after = os.times()
+        user, system = (after[i] - before[i] for i in (2, 3))
+        seen.append((time.perf_counter() - wall, user, system))
+    middle = [sorted(column)[REPEATS // 2] for column in zip(*seen[1:], strict=True)]
+    return ",".join([what, *(f"{seconds:.2f}" for seconds in middle)])
+
+
 MEASURES = {
     "audit": (measure_audit, 1000),
     "load": (measure_load, 5000),
     "training": (measure_training, 20_000),
+    "commands": (measure_commands, 10_000),
     "attempt": (measure_attempt, 20_000),
 }
 
