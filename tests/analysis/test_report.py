@@ -7,6 +7,8 @@ import json
 import os
 import re
 import shutil
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from test_figures import SUITES, suite_file
@@ -141,3 +143,37 @@ def test_readable_on_a_phone(browser, page):
     )
     assert min(buttons) >= 30
     assert browser.get_log("browser") == []
+
+
+HOSTILE = 'x" onload="window.bad=1" <b>\'&amp;'
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
+def test_a_hostile_suite_name_is_only_text(tmp_path):
+    path = suite_file(tmp_path, HOSTILE, SUITES["plain"] + "about: <b>bold</b>\n")
+    synthetic.write_suites(tmp_path / "results", [path])
+    html = tmp_path / "report.html"
+    words = ["--results", str(tmp_path / "results"), "--html", str(html), "--suite", str(path)]
+    assert make_figures.main(words) == 0
+    elements = Elements(html.read_text()).found
+    assert not [tag for tag, attributes in elements if "onload" in attributes or tag == "i"]
+    assert [tag for tag, _ in elements].count(
+        "b"
+    ) == 1  # the verdict's statement or nothing of ours
+    [section] = [attributes for tag, attributes in elements if tag == "section"]
+    [link] = [attributes for tag, attributes in elements if tag == "a"]
+    [curves] = [a for _, a in elements if a.get("class") == "curves"]
+    assert section["id"] == curves["data-suite"] == HOSTILE
+    assert unquote(link["href"]) == f"#{HOSTILE}"
+    assert "window.bad" not in link["href"].partition("#")[0]
