@@ -1,4 +1,4 @@
-"""Records made up by a random generator, in the layout of real run folders.
+"""Synthetic records from a random generator, in the layout of real run folders.
 
     python -m analysis.synthetic RESULTS suites/figure9.yaml suites/figure6.yaml
     python -m analysis.synthetic RESULTS suites/figure9.yaml --pictures results/examples
@@ -45,7 +45,7 @@ OF_PREDICTIONS = ("strips", "predictions", "observations")
 
 
 def final_height(config: Mapping[str, Any]) -> float:
-    """The height that a run's curve tends to: depends on the task, the method and its settings."""
+    """The score that a run's curve approaches; depends on task, method and settings."""
     hardness = _uniform(config["task"], "hardness")
     height = 980 - 560 * hardness**2
     method = EASE.get(config["behaviour"], 0.6) * FIDELITY.get(config["representation"], 0.5)
@@ -91,7 +91,7 @@ def write_run(
     commit: str = "0123456789ab",
     prediction: bool = False,
 ) -> Path:
-    """A run folder as training leaves it; one that stopped early with `until` env_steps."""
+    """Write a run folder as training does. `until`: env_steps at which the run stopped."""
     folder = results / "runs" / run_id
     (folder / "attempts" / "1").mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_bytes(orjson.dumps(dict(config)))
@@ -140,7 +140,7 @@ def _lines(config: Mapping[str, Any], end: int) -> list[bytes]:
 
 
 def pictures(config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """A swinging ball, and what a forgetful model makes of it: uint8 [50, 64, 64, 3] each."""
+    """A swinging ball, and a blurred prediction of it: uint8 [50, 64, 64, 3] each."""
     hue = _uniform(config["task"], "hue")
     pace = 0.18 + 0.25 * _uniform(config["task"], "pace")
     colour = np.array([0.5 + 0.5 * np.cos(2 * np.pi * (hue + shift)) for shift in (0, 0.33, 0.67)])

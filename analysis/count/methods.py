@@ -20,7 +20,7 @@ class Style(NamedTuple):
     line: Any = "-"
 
 
-# Told apart by colour-blind readers; markers differ as well. In the order of the paper.
+# Safe for colour-blind readers; markers differ as well. In the order of the paper.
 BLUE, ORANGE, GREEN, VERMILION, PINK, *_, SKY = seaborn.color_palette("colorblind").as_hex()
 LOOKS = {
     "dreamer/reconstruction": (BLUE, "o"),
@@ -34,7 +34,7 @@ LOOKS = {
     "planet/reward": (SKY, ">"),
 }
 STYLES = {pair: Style(pair_label(pair), *look) for pair, look in LOOKS.items()}
-# Published methods are horizontals: no marker, black and greys, told apart by their dashes.
+# Published methods are horizontal lines without markers, mostly grey, with different dashes.
 PUBLISHED_STYLES: dict[str, Style] = {
     "d4pg": Style("D4PG", "#222222", "", (0, (5, 2))),
     "a3c": Style("A3C", "#8C8C8C", "", (0, (1, 1.2))),
@@ -108,10 +108,10 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """A style for each method; the same method looks the same in every figure.
+    """A style for each method. A pair has the same colour and marker in every figure.
 
-    Methods that carry further settings (`dreamer/reconstruction horizon=10`) keep the pair's name
-    in their label; the first keeps the pair's colour, further ones get spare colours.
+    Of several methods of one pair (`dreamer/reconstruction horizon=10`) the first gets the colour
+    of the pair and the others get spare colours; so do unknown pairs.
     """
     pairs = [pair_of(method) for method in methods]
     behaviours = {pair.split("/")[0] for pair in pairs}
@@ -139,7 +139,7 @@ def pair_of(method: str) -> str:
 
 
 def method_order(method: str) -> tuple[int, list]:
-    """Sorts methods as the paper lists them, numbers in their settings by value."""
+    """Sort key: the order of the paper, then the values of settings as numbers."""
     pair, _, extra = method.partition(" ")
     known = list(LOOKS)
     rank = known.index(pair) if pair in known else len(known)

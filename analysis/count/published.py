@@ -1,4 +1,4 @@
-"""Published numbers: facts from papers, shipped in results/published/ with their caveats."""
+"""Published scores, from the tables in results/published/, and their caveats."""
 
 from __future__ import annotations
 

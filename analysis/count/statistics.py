@@ -1,13 +1,12 @@
 """Statistics over runs: pure functions of arrays and frames.
 
-Order of things: a run's values are averaged within bins of env_steps first (`bin_runs`), or over
-its last evaluations (`final_scores`); only then are runs of different seeds put together. Each
-number that comes out says how many runs are behind it. NaN is never averaged away: a bin that
-holds one is missing for that run.
+The values of each run are averaged first, within bins of env_steps (`bin_runs`) or over its last
+evaluations (`final_scores`). Then runs of different seeds are combined. Each result says how many
+runs it is computed from. NaN is never averaged away: a bin with a NaN is missing for that run.
 
-Intervals are at 95 %. Within one task the seeds are few, so `ci` is Student's t. Over tasks it is
-a bootstrap, stratified: seeds are drawn anew within each task. Of n seeds n - 1 are drawn, since
-drawing n makes the spread too small by (n - 1) / n (Rao and Wu, 1988), a third for 3 seeds.
+Intervals are 95 % intervals. Within a task there are few seeds, so `ci` is Student's t interval.
+Over tasks it is a stratified bootstrap interval: seeds are resampled within each task, n - 1 of n,
+because n of n makes the variance too small by (n - 1) / n (Rao and Wu, 1988): by a third for 3.
 """
 
 from __future__ import annotations
@@ -37,21 +36,21 @@ NO_INTERVAL = Interval(float("nan"), float("nan"))
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """Mean of the middle half along the last axis; floor(n / 4) values go at either end."""
+    """Mean of the middle half along the last axis, without floor(n / 4) values at either end."""
     ordered = np.sort(np.asarray(values, float), axis=-1)
     n = ordered.shape[-1]
     return ordered[..., n // 4 : n - n // 4].mean(-1)
 
 
 def t_quantile(n: float) -> float:
-    """The factor of the standard error in a 95 % interval of n values' mean."""
+    """Half the width of a 95 % interval of the mean of n values, in standard errors."""
     return float(stdtrit(n - 1, (1 + LEVEL) / 2))
 
 
 def describe(values: np.ndarray) -> dict[str, float]:
     """n, mean, sd (n - 1), se, median, iqm, min, max and Student's 95 % interval of finite values.
 
-    Nothing is made up: with one value there is no spread (NaN), with none there is nothing.
+    One value has no spread: NaN. With no values everything is NaN.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
@@ -77,7 +76,7 @@ def describe(values: np.ndarray) -> dict[str, float]:
     }
 
 
-# Name on the command line -> (words for the figure, columns of the lower and upper edge).
+# Name on the command line -> (words for the figure, lower and upper edge of the band).
 BANDS: dict[str, tuple[str, Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]]]] = {
     "sd": ("one standard deviation", lambda c: (c["mean"] - c["sd"], c["mean"] + c["sd"])),
     "se": ("one standard error", lambda c: (c["mean"] - c["se"], c["mean"] + c["se"])),
@@ -101,8 +100,8 @@ def bin_runs(
     """Each run's mean value in bins (k w, (k + 1) w] of env_steps, named by their right edge.
 
     `width` w is one number or one per run_id. Returns `run_id, env_steps, value, count, attempt`
-    (the latest that gave a value), one row per run and bin that holds a value, sorted. A bin with
-    a NaN among its values is NaN. Values behind `last` env_steps are left out.
+    (the latest one with a value), a sorted row for each run and bin with values. A bin with
+    a NaN among its values is NaN. Values after `last` env_steps are left out.
     """
     run_ids = frame["run_id"].cat.categories
     by_run = [width[run_id] if isinstance(width, Mapping) else width for run_id in run_ids]
@@ -142,7 +141,7 @@ def time_to_reach(env_steps: np.ndarray, values: np.ndarray, score: float) -> fl
 def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) -> float:
     """Average height of the piecewise linear curve from its first point to `until`.
 
-    NaN where the curve ends before `until` or holds a NaN: part of an area is no area.
+    NaN where the curve ends before `until` or has a NaN.
     """
     x, y = np.asarray(env_steps, float), np.asarray(values, float)
     if len(x) < 2 or x[-1] < until or x[0] >= until:
@@ -192,7 +191,7 @@ def final_scores(
 
 
 def curves(binned: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
-    """Statistics over runs per group and bin, with the runs that are behind each.
+    """Statistics over runs per group and bin, with the ids of these runs.
 
     `binned` is from `bin_runs`; `runs` has `run_id`, the `by` columns and `n_expected` (seeds
     that the group should have). Returns one row per group and bin: `by`, `env_steps`, what
@@ -232,11 +231,11 @@ def reference_statistics(given: pd.DataFrame, band: str) -> pd.DataFrame:
 
 # --- many tasks ------------------------------------------------------------------------------
 
-Strata = Sequence[np.ndarray]  # per task: scores [seeds], or drawn anew [resamples, draws]
+Strata = Sequence[np.ndarray]  # per task: scores [seeds], or resampled [resamples, draws]
 
 
 def mean_over_tasks(strata: Strata) -> np.ndarray:
-    """Mean over tasks of the mean over seeds (last axis): each task counts the same."""
+    """Mean over tasks of the mean over seeds (last axis): tasks have equal weights."""
     return np.mean([np.asarray(task).mean(-1) for task in strata], axis=0)
 
 
@@ -258,12 +257,12 @@ STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
 
 
 def draw_strata(strata: Strata, resamples: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """Seeds drawn anew within each task: n - 1 of n, with replacement. [resamples, n - 1] each."""
+    """Seeds resampled within each task: n - 1 of n, with replacement. [resamples, n - 1] each."""
     drawn = []
     for task in strata:
         n = len(task)
         if n < 2:
-            raise ValueError("a task with one seed has no spread to draw from")
+            raise ValueError("a task with one seed cannot be resampled")
         drawn.append(np.asarray(task, float)[generator.integers(0, n, (resamples, n - 1))])
     return drawn
 
@@ -288,7 +287,7 @@ def bootstrap_interval(
 
 
 def performance_profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
-    """Share of runs that score above each threshold, each task counting the same. [..., K]"""
+    """Share of runs that score above each threshold; tasks have equal weights. [..., K]"""
     shares = [(np.asarray(task)[..., None] > np.asarray(thresholds)).mean(-2) for task in strata]
     return np.mean(shares, axis=0)
 
@@ -305,7 +304,7 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> np.ndarray:
 def improvement_interval(
     ours: Strata, theirs: Strata, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """95 % interval of `probability_of_improvement`, both sides drawn anew within tasks."""
+    """95 % interval of `probability_of_improvement`, both sides resampled within tasks."""
     if any(len(task) < 2 for task in (*ours, *theirs)):
         return NO_INTERVAL
     generator = np.random.default_rng(seed)

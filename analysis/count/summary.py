@@ -49,7 +49,7 @@ class Summary(NamedTuple):
     last: int  # values that a final score averages
     x: Axis | None  # the setting on the x-axis of a sweep
     scale: Scale
-    runs: pd.DataFrame  # every planned run: method, x, state, target_env_steps, n_expected, ...
+    runs: pd.DataFrame  # per planned run: method, x, state, target_env_steps, n_expected, ...
     styles: dict[str, Style]  # per method, in the order of the paper
     binned: pd.DataFrame  # per run and bin: run_id, env_steps, value, count, attempt
     curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
@@ -97,7 +97,8 @@ def summarise(
 
     until: ignore everything after so many env_steps, as if the budget had been smaller.
     reference: curves to compare with, as `read_curves` gives them.
-    method, margin: what the verdict judges, and the difference in points that matters to it.
+    method: what the verdict compares with the released scores; default: the suite's Dreamer.
+    margin: the smallest difference, in points, that matters to the verdict.
     """
     runs, notes = planned_runs(suite, loaded, until)
     scale = suite.shown.scale
@@ -189,8 +190,9 @@ def _reference_statistics(reference: pd.DataFrame, runs: pd.DataFrame, band: str
 def bin_widths(runs: pd.DataFrame, frame: pd.DataFrame, metric: str) -> dict[str, int]:
     """Bins of env_steps per run, one width per task.
 
-    Where the runs of a task were evaluated at the same, at most 50, env_steps, each is a bin (width
-    1). Otherwise at most 50 bins, none finer than the distance of evaluations.
+    Where all runs of a task were evaluated at the same env_steps, at most 50 of them, each of these
+    is a bin (width 1). Otherwise there are at most 50 bins, none narrower than the interval between
+    evaluations.
     """
     points = frame.loc[(frame["metric"] == metric).to_numpy(), ["run_id", "env_steps"]]
     by_run = {
@@ -226,7 +228,7 @@ def _with_origin(curves: pd.DataFrame, binned: pd.DataFrame, runs: pd.DataFrame)
 
 
 def _attempt_words(commits: Any, attempt: int) -> str:
-    """The attempt's number; all of the run's, joined by `|`, where it is not known which."""
+    """The attempt's number. Where it is unknown, all attempts of the run, joined by `|`."""
     if attempt != UNKNOWN_ATTEMPT:
         return str(attempt)
     return "|".join(commits) if isinstance(commits, dict) and commits else "?"
@@ -246,11 +248,11 @@ def _commit_words(commits: Any, attempt: int) -> str:
 def final_scores(
     frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int, scale: Scale
 ) -> pd.DataFrame:
-    """Each run's final score, where it is comparable with its group's.
+    """Each run's final score, of runs that can be compared.
 
-    In a group (task, method, x) with complete runs only those count, at their budget. In a group
-    without any, all runs count, at the env_steps that all of them have reached, and the rows are
-    marked `partial`.
+    In a group (task, method, x) with complete runs only these count, at their budget. In a group
+    without complete runs all count, at the env_steps that all of them have reached, and their rows
+    are marked `partial`.
     """
     at: dict[str, int] = {}
     partial: dict[str, bool] = {}
@@ -323,26 +325,26 @@ def run_progress(
     return pd.DataFrame(rows, columns=columns)
 
 
-# --- what a reader must know -----------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------
 
 
 def run_problems(runs: pd.DataFrame) -> list[str]:
-    """Missing and short runs, one line per method and task: nothing is left out in silence."""
+    """Missing and short runs, one line per method and task."""
     lines = []
     bad = runs[runs["state"] != Completeness.COMPLETE]
     for (state, task, method), group in bad.groupby(["state", "task", "method"], sort=True):
         at = sorted({f"{steps:,}" for steps in group["last_env_steps"]})
         where = f", at {' and '.join(at)} env_steps" if state == Completeness.SHORT else ""
         seeds = ", ".join(str(seed) for seed in sorted(set(group["seed"])))
-        said = ", ".join(sorted({str(status) for status in group["status"]} - {"MISSING"}))
+        statuses = ", ".join(sorted({str(status) for status in group["status"]} - {"MISSING"}))
         x = f", {group['x'].nunique()} settings of x" if runs["x"].nunique() > 1 else ""
-        word = f" ({said.lower()})" if said else ""
+        word = f" ({statuses.lower()})" if statuses else ""
         lines.append(f"{state}: {task}, {method}, seed {seeds}{x}{where}{word}")
     return lines
 
 
 def commit_problems(runs: pd.DataFrame) -> list[str]:
-    """More than one version of the code behind a suite's runs is worth knowing."""
+    """One line if several versions of the code made the suite's runs."""
     found: dict[str, int] = {}
     for commits in runs["commits"]:
         if isinstance(commits, dict):

@@ -52,6 +52,15 @@ class Sample(NamedTuple):
     n: int
 
 
+class Judgement(NamedTuple):
+    """Two samples compared."""
+
+    difference: float  # ours - theirs
+    interval: Interval
+    outcome: Outcome
+    reason: str
+
+
 class TaskVerdict(NamedTuple):
     """One task."""
 
@@ -80,33 +89,29 @@ def sample(values: Sequence[float]) -> Sample:
     return Sample(found["mean"], found["sd"], int(found["n"]))
 
 
-def judge(
-    ours: Sample, theirs: Sample, margin: float = MARGIN
-) -> tuple[float, Interval, Outcome, str]:
-    """(difference, interval, verdict, reason) of two samples."""
+def judge(ours: Sample, theirs: Sample, margin: float = MARGIN) -> Judgement:
+    """Compares two samples."""
     difference, interval, _ = statistics.welch(*ours, *theirs)
     if min(ours.n, theirs.n) < MIN_SEEDS:
         who = "ours" if ours.n < MIN_SEEDS else "released"
-        return difference, interval, Outcome.TOO_FEW_SEEDS, f"{min(ours.n, theirs.n)} {who}"
+        reason = f"{min(ours.n, theirs.n)} {who}"
+        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
     half = (interval.high - interval.low) / 2
     if abs(difference) >= margin:
         if interval.high < 0:
-            return difference, interval, Outcome.BELOW, "the interval is below 0"
+            return Judgement(difference, interval, Outcome.BELOW, "the interval is below 0")
         if interval.low > 0:
-            return difference, interval, Outcome.ABOVE, "the interval is above 0"
-        return (
-            difference,
-            interval,
-            Outcome.TOO_FEW_SEEDS,
-            "a large difference, but its interval has 0",
-        )
+            return Judgement(difference, interval, Outcome.ABOVE, "the interval is above 0")
+        reason = "a large difference, but 0 is in its interval"
+        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
     if half > 2 * margin:
-        return difference, interval, Outcome.TOO_FEW_SEEDS, f"the interval is ± {half:.0f} wide"
-    return difference, interval, Outcome.REPRODUCED, f"within {margin:.0f} points"
+        reason = f"the interval is ± {half:.0f} wide"
+        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
+    return Judgement(difference, interval, Outcome.REPRODUCED, f"within {margin:.0f} points")
 
 
 def window_scores(frame: pd.DataFrame, metric: str, at: int) -> pd.Series:
-    """Each run's mean value in the last 1e5 env_steps up to `at`; NaN values make it NaN."""
+    """Each run's mean value in the 1e5 env_steps before `at`; NaN where one of them is NaN."""
     chosen = frame[(frame["metric"] == metric).to_numpy()]
     steps = chosen["env_steps"]
     chosen = chosen[(steps > at - WINDOW_ENV_STEPS) & (steps <= at)]
@@ -115,7 +120,7 @@ def window_scores(frame: pd.DataFrame, metric: str, at: int) -> pd.Series:
 
 
 def released_seeds(reference: pd.DataFrame, task: str, at: int) -> list[float]:
-    """Each released seed's score nearest to `at`; seeds without one within 5e4 are left out."""
+    """Each released seed's score nearest to `at`, if it is within 5e4 env_steps."""
     rows = reference[(reference["task"] == task) & reference["episode_return"].notna()]
     rows = rows.assign(distance=(rows["env_steps"] - at).abs())
     rows = rows[rows["distance"] <= WINDOW_ENV_STEPS / 2].sort_values("distance", kind="stable")
@@ -161,18 +166,31 @@ def judge_tasks(
             who = "of ours" if not ours.n else "released"
             found.append(_nothing(str(task), end, f"no score {who} at {end:,} env_steps"))
             continue
-        difference, interval, word, reason = judge(ours, theirs, margin)
-        runs_used = list(scores.index)
-        found.append(
-            TaskVerdict(str(task), end, ours, theirs, difference, interval, word, reason, runs_used)
-        )
+        found.append(_verdict(str(task), end, ours, theirs, judge(ours, theirs, margin), scores))
     return found
+
+
+def _verdict(
+    task: str, env_steps: int, ours: Sample, theirs: Sample, found: Judgement, scores: pd.Series
+) -> TaskVerdict:
+    """`scores`: those of our runs, by run_id."""
+    return TaskVerdict(
+        task=task,
+        env_steps=env_steps,
+        ours=ours,
+        theirs=theirs,
+        difference=found.difference,
+        interval=found.interval,
+        verdict=found.outcome,
+        reason=found.reason,
+        run_ids=list(scores.index),
+    )
 
 
 def _nothing(task: str, end: int, reason: str) -> TaskVerdict:
     none = Sample(math.nan, math.nan, 0)
-    interval = NO_INTERVAL
-    return TaskVerdict(task, end, none, none, math.nan, interval, Outcome.TOO_FEW_SEEDS, reason, [])
+    found = Judgement(math.nan, NO_INTERVAL, Outcome.TOO_FEW_SEEDS, reason)
+    return _verdict(task, end, none, none, found, pd.Series(dtype=float))
 
 
 def overall(found: Sequence[TaskVerdict]) -> dict[str, Any]:

@@ -36,12 +36,12 @@ def draw_strip(
     notes: Sequence[str] = (),
     synthetic: bool = False,
 ) -> Figure:
-    """An open-loop prediction, every frame of it: truth, model and error in rows.
+    """An open-loop prediction with all its frames: rows of truth, model and error.
 
     truth, model: uint8 [T, 64, 64, 3]. The first `context` frames were seen by the model.
     """
     blocks = math.ceil(len(truth) / most_per_row)
-    per_row = math.ceil(len(truth) / blocks)  # rows of the same length, also of 26 frames
+    per_row = math.ceil(len(truth) / blocks)  # rows of equal length
     cell = (PAGE_WIDTH - 0.45) / per_row
     height = blocks * (3 * cell + 0.2) + 0.22
     with matplotlib.rc_context({**RC, "axes.grid": False}):
@@ -68,7 +68,7 @@ def draw_strip(
 
 
 def _draw_frames(axes: Axes, images: np.ndarray, frames: range, context: int) -> None:
-    """Frames side by side with white lines between, orange where the context ends."""
+    """Frames side by side, with an orange line where the context ends and white lines elsewhere."""
     side = images.shape[2]
     axes.imshow(np.concatenate([images[frame] for frame in frames], axis=1), aspect="auto")
     for place, frame in enumerate(frames):
@@ -85,7 +85,7 @@ def draw_predictions(
     notes: Sequence[str] = (),
     synthetic: bool = False,
 ) -> Figure:
-    """Several predictions at chosen frames, large enough for a page (the paper's Figure 5).
+    """Chosen frames of several predictions on a page (the paper's Figure 5).
 
     predictions: (title, truth, model, context), images uint8 [T, 64, 64, 3].
     """

@@ -97,8 +97,8 @@ def draw_panel(
 def _draw_line(
     axes: Axes, rows: pd.DataFrame, x: str, style: Style, place: int, count: int
 ) -> None:
-    """The line of method number `place` of `count`: markers take turns, so that methods are seen
-    where one line lies on another."""
+    """The line of method number `place` of `count`. Methods have their markers at different points,
+    so that overlapping lines can be distinguished."""
     if rows.empty:
         return
     rows = rows.sort_values(x)

@@ -27,7 +27,7 @@ PANEL_HEIGHT = 1.32  # inches
 FOOTER_POINTS = 6.6
 GREY = "#4B4B4B"
 
-# seaborn's theme, and on top of it what print at this size needs.
+# seaborn's theme, adapted to print at this size.
 RC = {
     **seaborn.axes_style("whitegrid"),
     **seaborn.plotting_context("paper", font_scale=0.88),
@@ -94,7 +94,7 @@ def panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
 
 
 def add_legend(figure: Figure, handles: Sequence[Any], extra: int = 0) -> None:
-    """One legend above all panels, in as many rows as it takes."""
+    """One legend above all panels, in as many rows as it needs."""
     characters = sum(len(handle.get_label()) + 8 for handle in handles)
     per_row = max(1, int(figure.get_figwidth() * 15))
     rows = max(1, math.ceil(characters / per_row))
@@ -104,7 +104,7 @@ def add_legend(figure: Figure, handles: Sequence[Any], extra: int = 0) -> None:
 
 
 def finish(figure: Figure, notes: Sequence[str], synthetic: bool = False) -> Figure:
-    """Footer with `notes`, and a mark across the figure where its data are synthetic.
+    """Add a footer with `notes`, and a mark across the figure if its data are synthetic.
 
     The figure grows by the footer's height, so that panels keep their size.
     """
@@ -135,7 +135,7 @@ def finish(figure: Figure, notes: Sequence[str], synthetic: bool = False) -> Fig
 
 
 def _lift(figure: Figure, share: float) -> None:
-    """Everything placed by hand moves into the part above `share` of the height."""
+    """Move everything with a fixed position above `share` of the height."""
     for axes in figure.axes:
         box = axes.get_position()
         height = box.height * (1 - share)
@@ -178,7 +178,7 @@ def place_of(axes: Axes) -> SubplotSpec:
 
 
 def outer_labels(all_axes: Sequence[Axes], x_label: str, y_label: str) -> None:
-    """Labels at the outer panels only; inner panels of one scale repeat nothing."""
+    """Label the outer panels only; inner panels with the same scale have no tick labels."""
     shared = len({axes.get_ylim() for axes in all_axes}) == 1
     for axes in all_axes:
         spec = place_of(axes)

@@ -206,7 +206,7 @@ def notes_of(
     if binned:
         notes[0] += f" Score: mean return of {what}, averaged per seed within bins first."
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
-            notes[0] += " Dotted: fewer runs than planned are behind the line."
+            notes[0] += " Dotted: fewer runs than planned."
     else:
         notes[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
     shown = set(summary.published_methods) if published else set()
@@ -311,7 +311,7 @@ def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
 
 
 def _marked(summary: Summary, data: pd.DataFrame) -> pd.DataFrame:
-    """Data for a figure's CSV; made-up data say so in every row."""
+    """Data for a figure's CSV; synthetic data are marked in every row."""
     data = data.copy()
     data.insert(0, "suite", summary.name)
     if summary.synthetic:

@@ -1,4 +1,4 @@
-"""Score tables: task x method as Markdown, LaTeX and CSV. Strings out; nothing is saved here."""
+"""Score tables (task x method) as Markdown, LaTeX and CSV, and the verdict as text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What all formats print."""
+    """What every format shows."""
 
     head: list[str]
     rows: list[list[Cell]]
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 def score_cells(summary: Summary) -> Table:
     """Final scores: a row per task (and x), a column per method, then published ones, averages.
 
-    The best mean of our methods is marked in each row; published numbers are beside, unmarked.
+    In each row the best mean of our methods is marked; published scores are never marked.
     """
     scores = summary.scores
     methods, published = summary.methods_with_scores(), summary.published
@@ -118,9 +118,9 @@ def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
             f"({statistics.RESAMPLES} resamples, seeds within tasks)."
         )
     if summary.scores["partial"].any():
-        notes.append("† no run of this cell is complete: scores at the env_steps that all reached.")
+        notes.append("† no complete run: scores at the env_steps that all runs reached.")
     if (summary.scores["n"] != summary.scores["n_expected"]).any():
-        notes.append("(n=…) fewer runs than planned are behind this number.")
+        notes.append("(n=…) fewer runs than planned.")
     if summary.synthetic:
         notes.insert(0, "SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
     return notes + [CAVEATS[method] + "." for method in shown]
@@ -194,7 +194,7 @@ def _tex(text: str) -> str:
 
 
 def csv_table(summary: Summary) -> pd.DataFrame:
-    """Everything behind the table, in long form, with the runs of each row."""
+    """All statistics in long form, with the runs of each row."""
     table = summary.scores.drop(columns="scores")
     table.insert(2, "label", [summary.styles[m].label for m in table["method"]])
     table.insert(0, "suite", summary.name)

@@ -1,4 +1,4 @@
-"""Values of runs that were read before, kept as Parquet with an index as JSON beside it."""
+"""The cache of values: a Parquet file, and a JSON index with the fingerprint of each run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION = 3
 
 
 class Cached(NamedTuple):
-    """The cache in memory: `points` hold each run's values one after another, as in `rows`."""
+    """The cache in memory. `points` holds the values of all runs, in the order of `rows`."""
 
     prints: dict[str, str]
     rows: dict[str, dict[str, Any]]
@@ -29,7 +29,7 @@ class Cached(NamedTuple):
     def updated(
         self, fresh: Mapping[str, RunRow], prints: Mapping[str, str], gone: set[str]
     ) -> Cached:
-        """The cache with runs read anew in place of their old selves."""
+        """The cache with `fresh` runs added or replaced and the runs in `gone` removed."""
         if not fresh and not gone:
             return self
         slices = self.slices()
@@ -73,7 +73,7 @@ def read_cache(cache: Path | None, metrics: Sequence[str]) -> Cached:
 
 
 def write_cache(cache: Path, metrics: Sequence[str], cached: Cached) -> None:
-    """First the values under a name of their own, then the index that names them: atomic."""
+    """Atomic: first the values under a new name, then the index that names them."""
     cache.mkdir(parents=True, exist_ok=True)
     index = _index(cache, metrics)
     digest = hashlib.blake2b(

@@ -1,7 +1,7 @@
-"""Curves in and out: the JSON in which Dreamer's scores were released, and plain CSV.
+"""Curves as files: the JSON format in which Dreamer's scores were released, and CSV.
 
 JSON: a list of `{"task", "method", "seed", "xs": [env_steps], "ys": [episode return]}`.
-CSV: columns `task, method, seed, env_steps, episode_return`; `method` may be absent.
+CSV: columns `task, method, seed, env_steps, episode_return`; `method` is optional.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
 
 
 def read_curves(path: Path) -> pd.DataFrame:
-    """Curves of a released JSON or a CSV as a frame with COLUMNS; UserError names what is wrong."""
+    """The curves in a JSON or CSV file as a frame with COLUMNS. Raises UserError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -30,7 +30,7 @@ def read_curves(path: Path) -> pd.DataFrame:
 
 
 def read_released(path: Path, text: str) -> pd.DataFrame:
-    """The released format. Task names carry a `dmc_` prefix there, which is taken off."""
+    """The released format. The prefix `dmc_` of its task names is removed."""
     try:
         entries = json.loads(text)
     except ValueError as error:
@@ -93,7 +93,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def released_entries(frame: pd.DataFrame, runs: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
-    """Our runs in the released format, unbinned; a value that is no number becomes null."""
+    """Our runs in the released format, not binned. NaN becomes null."""
     chosen = frame[(frame["metric"] == metric).to_numpy()]
     by_run = {str(run_id): group for run_id, group in chosen.groupby("run_id", observed=True)}
     entries = []

@@ -40,7 +40,7 @@ class FileSource:
         return sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
 
     def fingerprint(self, run_id: str) -> str:
-        """Size, time and inode of each file that is read, and the record's last bytes."""
+        """A hash of size, time and inode of each file that is read, and of the record's last bytes."""
         folder = f"{self.results}/runs/{run_id}"  # strings: paths cost a second for 5,000 runs
         record = f"{folder}/metrics.jsonl"
         digest = hashlib.blake2b(digest_size=12)
@@ -88,9 +88,9 @@ class FileSource:
 def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str]]:
     """The chosen metrics of a metrics.jsonl.
 
-    A line that is no JSON object is skipped with a warning: the last one of a crashed run is
-    often half-written. null and NaN become NaN, and are counted in a warning. Which attempt made
-    a value is not known here.
+    A line that is not a JSON object is skipped with a warning: the last line of a crashed run is
+    often half-written. null and NaN become NaN and are counted in a warning. The attempt of a value
+    is not known here.
     """
     env_steps: list[int] = []
     metric: list[int] = []
@@ -146,10 +146,9 @@ def _attempt_of(
 ) -> np.ndarray:
     """The attempt that made each value [P].
 
-    Each attempt says in `from_values` how many values of each metric there were when it began: it
-    made those behind; where that is null, it ended before it did anything. With several attempts of
-    which a later one does not say it, the attempt of a value is unknown (0): the run's attempts are
-    then listed together.
+    `from_values` of an attempt is the number of values of each metric when it began; it made the
+    values after these. null: it ended before it made any. Where `from_values` is missing for an
+    attempt after the first, the attempt of every value is unknown (0).
     """
     attempts = [item for item in attempts if item.get("from_values", 0) is not None] or attempts
     if not attempts or not all(_are_counts(item.get("from_values")) for item in attempts[1:]):
@@ -171,7 +170,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _lenient(line: bytes) -> Any:
-    """JSON with NaN and Infinity, which the standard library reads; None if it is none at all."""
+    """JSON that may contain NaN and Infinity; None if it cannot be parsed."""
     try:
         return json.loads(line)
     except ValueError:
@@ -179,7 +178,7 @@ def _lenient(line: bytes) -> Any:
 
 
 def _read_object(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is no file; UserError where it is damaged."""
+    """A JSON object from a file; None if there is no file. Raises UserError if it is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

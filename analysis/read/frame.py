@@ -74,7 +74,7 @@ def load(
 
 
 def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
-    """The records of a suite's runs: METRICS, and those named."""
+    """The records of a suite's runs, with METRICS and the metrics that are named."""
     return load(
         source, [run.run_id for run in suite.runs], suite=suite.name,
         metrics=sorted({*METRICS, *metrics}), cache=source.cache,
@@ -82,7 +82,7 @@ def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
 
 
 def _frame(cached: Cached, runs: pd.DataFrame, metrics: Sequence[str], suite: str) -> pd.DataFrame:
-    """The tidy frame of the runs in `runs`; repeated words are categories, which keeps it small."""
+    """The tidy frame of `runs`. Columns of repeated words are categories, which saves memory."""
     slices = cached.slices()
     chosen = [slices[run_id] for run_id in runs["run_id"]]
     if len(chosen) == len(slices) and all(
@@ -123,7 +123,7 @@ RUN_COLUMNS = (
 
 
 def _runs_table(source: Source, rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per run; `status` is what the run says of itself, UNKNOWN where it says nothing."""
+    """One row per run. `status` is UNKNOWN where the run has none."""
     states = [source.status(row["run_id"]) for row in rows]
     table = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
     table["status"] = [
@@ -140,7 +140,7 @@ def _read_all(
     chunks = [run_ids[i : i + RUNS_PER_CHUNK] for i in range(0, len(run_ids), RUNS_PER_CHUNK)]
     if len(chunks) < 4 or workers < 2:
         return dict(item for chunk in chunks for item in _read_chunk(source, chunk, metrics))
-    context = multiprocessing.get_context("spawn")  # pyarrow holds threads: no fork
+    context = multiprocessing.get_context("spawn")  # pyarrow has threads, so do not fork
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         jobs = [pool.submit(_read_chunk, source, chunk, metrics) for chunk in chunks]
         return dict(item for job in jobs for item in job.result())

@@ -1,4 +1,4 @@
-"""Records in a MongoDB, as Sacred's MongoObserver wrote them, as a source of `load`."""
+"""A MongoDB as a source of records, in the form that Sacred's MongoObserver writes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ STATED = ["status", "fail_trace", "artifacts", "config", "info"]
 
 
 class MongoSource:
-    """The attempts that a database holds, joined to runs. The URL may carry credentials: it is in
-    no message, and nothing is kept on disk."""
+    """The attempts in a database, joined to runs. The URL may contain credentials: no message
+    shows it, and nothing is kept on disk."""
 
     cache = None
 
@@ -39,7 +39,7 @@ class MongoSource:
         return sorted(self._attempts)
 
     def fingerprint(self, run_id: str) -> str:
-        raise UserError("records in a database are read anew each time: load them without a cache")
+        raise UserError("records in a database are never cached: load them without a cache")
 
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         documents = self._documents(run_id)
@@ -81,7 +81,7 @@ class MongoSource:
         return None
 
     def _documents(self, run_id: str) -> dict[int, dict[str, Any]]:
-        """What each attempt says of itself, in order."""
+        """The document of each attempt, in order."""
         numbers = {f"{run_id}-{number}": number for number in self._attempts.get(run_id, ())}
         found = _database(self._url)["runs"].find({"_id": {"$in": list(numbers)}}, STATED)
         return dict(sorted((numbers[one["_id"]], one) for one in found))
@@ -94,8 +94,8 @@ def _origin(document: dict[str, Any]) -> dict[str, Any]:
 def _continued(
     joined: list[tuple[int, int, float, int]], counts: Any, name: str, steps: Sequence[int]
 ) -> list[tuple[int, int, float, int]]:
-    """What an attempt found and left in place: it computed anew what came behind. One that does not
-    say where it began, went back to its own first value at most."""
+    """The values that remain when an attempt begins; it computes the later ones again. Without
+    `counts`, those before the first value of the attempt."""
     if counts is not None:
         return joined[: counts.get(name, 0)]
     return [row for row in joined if row[0] < steps[0]] if steps else joined
@@ -110,8 +110,8 @@ def _database(url: str) -> Any:
 
 @contextlib.contextmanager
 def opened(results: Path, url: str | None) -> Iterator[Source]:
-    """Where records are read: the MongoDB that is named, else run folders. DREAMER_MONGO_URL may
-    hold the credentials of the named one. Its failures are UserErrors."""
+    """The MongoDB at `url`, or the run folders in `results` without one. DREAMER_MONGO_URL may hold
+    the credentials of the database. Failures of the database become UserErrors."""
     if not url:
         if not results.is_dir():
             raise UserError(f"{results}: no such results folder")

@@ -99,12 +99,12 @@ def run_row(
 
 
 def _commit(provenance: Mapping[str, Any]) -> str:
-    """The version of the code: a commit, with `+` and a hash where files differed from it."""
+    """The version of the code: a commit, plus `+` and a hash if files were changed."""
     return str(provenance.get("code") or "")
 
 
 def _short_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a list of runs shows of an attempt; all of it stays in the run folder."""
+    """The part of an attempt's provenance that a list of runs shows."""
     short = {key: provenance[key] for key in PROVENANCE_KEYS if key in provenance}
     machine = provenance.get("machine")
     host = machine.get("host") if isinstance(machine, Mapping) else None

@@ -1,4 +1,4 @@
-"""Text into files that are whole or not there."""
+"""Writing whole files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames; makes the folders that are missing."""
+    """Write to a temporary file, then rename it; creates missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")

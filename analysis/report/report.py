@@ -1,7 +1,7 @@
 """One self-contained HTML page: figures, tables, verdict, videos, runs, interactive curves.
 
-The page needs no network: pictures are data URLs, script and style are inside. Its text is in
-report.html.j2, which escapes everything; this file prepares the numbers.
+The page works offline: pictures are data URLs, script and style are embedded. report.html.j2 holds
+its text and escapes everything that it shows; this module prepares the numbers.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     data = {one.summary.name: curve_data(one.summary) for one in sections}
-    # `<` could end the script element early, wherever it stands in the data.
+    # A `<` in the data could end the script element.
     packed = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     page = environment.get_template("report.html.j2").render(
         sections=[_content(one) for one in sections],
@@ -75,7 +75,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
 
 
 def _content(section: Section) -> dict[str, Any]:
-    """What the template says of a suite."""
+    """What the template shows of a suite."""
     summary = section.summary
     judged = summary.verdict.tasks
     return {
@@ -95,7 +95,7 @@ def _content(section: Section) -> dict[str, Any]:
 
 
 def _picture(one: Drawn) -> Picture:
-    """A figure as an embedded PNG of few colours: small, and sharp enough for a screen."""
+    """A figure as an embedded PNG of few colours, small and sharp enough for a screen."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(RC):
         one.figure.savefig(buffer, format="png", dpi=PICTURE_DPI)
@@ -119,7 +119,7 @@ def _data_url(kind: str, data: bytes) -> str:
 
 
 def curve_data(summary: Summary) -> dict[str, Any]:
-    """What report.js draws: per task the methods' mean and band, each run, published lines."""
+    """What report.js draws for each task: mean and band of each method, runs, published scores."""
     if summary.x and summary.is_sweep:
         return _data(summary, summary.scores, "x", summary.x.label)
     data = _data(summary, summary.curves, "env_steps", "Environment steps")
