@@ -30,8 +30,9 @@ from analysis.draw.suite import draw_suite
 from analysis.read.files import FileSource
 from analysis.read.frame import load_suite
 from analysis.read.predictions import Prediction, read_predictions
-from analysis.read.whole_files import write_text
 from analysis.variants import DEFAULT_BEHAVIOUR
+from dreamer import run_folder
+from dreamer.run_folder import Status
 from suites import command
 from suites.language.suite import expand, merge
 
@@ -87,27 +88,28 @@ def write_run(
     config: Mapping[str, Any],
     *,
     until: int | None = None,
-    status: str = "COMPLETED",
+    status: str = Status.COMPLETED,
     commit: str = "0123456789ab",
     prediction: bool = False,
 ) -> Path:
     """Write a run folder as training does. `until`: env_steps at which the run stopped."""
-    folder = results / "runs" / run_id
-    (folder / "attempts" / "1").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_bytes(orjson.dumps(dict(config)))
+    folder = run_folder.run_path(results, run_id)
+    attempt = run_folder.attempt_path(folder, 1)
+    attempt.mkdir(parents=True, exist_ok=True)
+    (folder / run_folder.CONFIG).write_bytes(orjson.dumps(dict(config)))
     end = until or config["env_steps"]
-    (folder / "metrics.jsonl").write_bytes(b"".join(_lines(config, end)))
+    (folder / run_folder.METRICS).write_bytes(b"".join(_lines(config, end)))
     provenance = {
         "synthetic": True, "attempt": 1, "from_env_steps": 0, "from_values": {}, "code": commit,
         "packages": {"numpy": np.__version__}, "machine": {"host": "nowhere"},
     }  # fmt: skip
-    (folder / "attempts" / "1" / "provenance.json").write_bytes(orjson.dumps(provenance))
+    (attempt / run_folder.PROVENANCE).write_bytes(orjson.dumps(provenance))
     state = {"run_id": run_id, "status": status, "attempt": 1, "env_steps": end}
-    (folder / "status.json").write_bytes(orjson.dumps(state))
+    (folder / run_folder.STATUS).write_bytes(orjson.dumps(state))
     if prediction:
         truth, model = pictures(config)
         np.savez_compressed(
-            folder / "prediction.npz", truth=truth, model=model, context=CONTEXT, env_steps=end
+            folder / run_folder.PREDICTION, truth=truth, model=model, context=CONTEXT, env_steps=end
         )
     return folder
 
@@ -201,7 +203,7 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
             saved.append(out / f"{suite.name}-{one.name}.png")
             picture.save(saved[-1], optimize=True)
         table = tables.markdown(tables.score_cells(summary))
-        write_text(out / f"{suite.name}-scores.md", table)
+        run_folder.write_text(out / f"{suite.name}-scores.md", table)
     return saved
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from dreamer import run_folder
+from dreamer.run_folder import checkpoint_paths
 
 KEEP = 2
 
@@ -21,20 +23,20 @@ def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[st
     than the last two are removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"checkpoint-{env_steps:010d}-{updates:09d}.pt"
+    path = folder / run_folder.checkpoint_name(env_steps, updates)
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         torch.save(content, file)
         _flush(file)
-    line = f"{_sha256(partial)}  {path.name}\n"
-    with open(path.with_suffix(".pt.sha256"), "w") as file:
+    line = f"{run_folder.sha256(partial)}  {path.name}\n"
+    with open(run_folder.checksum_path(path), "w") as file:
         file.write(line)
         _flush(file)
     os.replace(partial, path)
     _flush_folder(folder)
     for old in checkpoint_paths(folder)[:-KEEP]:
         old.unlink()
-        old.with_suffix(".pt.sha256").unlink(missing_ok=True)
+        run_folder.checksum_path(old).unlink(missing_ok=True)
     return path
 
 
@@ -85,25 +87,14 @@ def on_host(content: Any) -> Any:
     return content
 
 
-def checkpoint_paths(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("checkpoint-*.pt"))
-
-
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """A checkpoint's content. Raises ValueError if its checksum is missing or wrong."""
-    try:
-        expected = path.with_suffix(".pt.sha256").read_text().split()[0]
-    except (OSError, IndexError):
-        raise ValueError(f"{path}: no checksum beside it") from None
-    if _sha256(path) != expected:
+    expected = run_folder.read_checksum(path)
+    if expected is None:
+        raise ValueError(f"{path}: no checksum beside it")
+    if run_folder.sha256(path) != expected:
         raise ValueError(f"{path}: damaged (its SHA-256 is not {expected[:12]}...)")
     return torch.load(path, map_location=map_location, weights_only=True)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(file: Any) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,13 +18,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dreamer import run_folder
 from dreamer.agent import Agent
-from dreamer.checkpoint import checkpoint_paths, load_checkpoint
+from dreamer.checkpoint import load_checkpoint
 from dreamer.config import Config, UserError, config_from_dict
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
+from dreamer.run_folder import checkpoint_paths
 from dreamer.seeding import torch_generator
 from dreamer.train import PREDICTION_CONTEXT, PREDICTION_STEPS
 
@@ -49,7 +50,7 @@ def load_newest(run_dir: Path) -> Loaded:
     """
     if not run_dir.is_dir():
         raise UserError(f"{run_dir}: no such folder; it should be a run's, with config.json in it")
-    folder = run_dir / "checkpoints"
+    folder = run_dir / run_folder.CHECKPOINTS
     problem = "there is none yet"
     for _ in range(3):
         for path in reversed(checkpoint_paths(folder)):
@@ -140,12 +141,8 @@ def enlarged(frames: np.ndarray) -> np.ndarray:
 
 def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
     """Writes frames uint8 [T, height, width, 3] (sides even) as MP4 or GIF, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with run_folder.replacing(path) as partial:
         {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](partial, frames, fps)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:

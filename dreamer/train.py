@@ -22,14 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamer import run_folder
 from dreamer.agent import Agent
-from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint
+from dreamer.checkpoint import CheckpointWriter, load_checkpoint
 from dreamer.collect import Collector, Round, make_collector
 from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
 from dreamer.machine import prepare_machine
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
+from dreamer.run_folder import Status, checkpoint_paths
 from dreamer.seeding import numpy_generator, torch_generator
 
 PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
@@ -67,7 +69,7 @@ class Progress(NamedTuple):
 class Summary(NamedTuple):
     """How `train` ended."""
 
-    status: str  # COMPLETED or INTERRUPTED
+    status: Status  # COMPLETED or INTERRUPTED
     env_steps: int
     agent_steps: int
     updates: int
@@ -121,16 +123,16 @@ def train(
     """
     device = prepare_machine(config)
     run_dir.mkdir(parents=True, exist_ok=True)
-    _keep_config(config, run_dir / "config.json")
+    _keep_config(config, run_dir / run_folder.CONFIG)
     run = _Run(config, run_dir, device, log, should_stop, on_progress)
-    status = "COMPLETED"
+    status = Status.COMPLETED
     try:
         run.resume()
         while (stage := next_stage(config, run.counters)) is not None:
             with run.clock.on(stage):
                 getattr(run, stage)()
     except _StoppedError:
-        status = "INTERRUPTED"
+        status = Status.INTERRUPTED
         run.save_checkpoint()
     finally:
         run.close()
@@ -169,7 +171,7 @@ class _Run:
         self.collector: Collector = make_collector(config, self.agent)
         self.replay: Replay | None = None
         self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
-        self.writer = CheckpointWriter(run_dir / "checkpoints")
+        self.writer = CheckpointWriter(run_dir / run_folder.CHECKPOINTS)
 
     # The four stages.
 
@@ -288,15 +290,14 @@ class _Run:
         model = self.agent.predict(truth, action, PREDICTION_CONTEXT, generator)
         if model is None:
             return
-        partial = self.run_dir / "prediction.partial.npz"
-        np.savez_compressed(
-            partial,
-            truth=truth,
-            model=model,
-            context=PREDICTION_CONTEXT,
-            env_steps=self.counters.env_steps,
-        )
-        os.replace(partial, self.run_dir / "prediction.npz")
+        with run_folder.replacing(self.run_dir / run_folder.PREDICTION) as partial:
+            np.savez_compressed(
+                partial,
+                truth=truth,
+                model=model,
+                context=PREDICTION_CONTEXT,
+                env_steps=self.counters.env_steps,
+            )
 
     def _record(self, kind: str, **values: Any) -> None:
         c = self.counters
@@ -344,7 +345,7 @@ class _Run:
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole, else from the beginning."""
-        for path in reversed(checkpoint_paths(self.run_dir / "checkpoints")):
+        for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):
             try:
                 self._restore(load_checkpoint(path, self.device))
                 return
@@ -364,7 +365,9 @@ class _Run:
         self.collector.load_state_dict(content.get("collector"))  # older ones have none
 
     def _open_replay(self, cursor: Cursor) -> Replay:
-        replay = Replay(self.run_dir / "replay", self.space.size, self.config.length, cursor)
+        replay = Replay(
+            self.run_dir / run_folder.REPLAY, self.space.size, self.config.length, cursor
+        )
         forecast_bytes = forecast(self.config, self.space.size).disk_bytes
         needed = forecast_bytes - cursor.agent_steps * replay.step_bytes
         free = shutil.disk_usage(self.run_dir).free
@@ -429,7 +432,7 @@ class Metrics:
     """
 
     def __init__(self, run_dir: Path, log: Callable[[Record], None]):
-        self._path, self._log = run_dir / "metrics.jsonl", log
+        self._path, self._log = run_dir / run_folder.METRICS, log
         self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
 
     def append(self, record: Record) -> None:
@@ -450,7 +453,7 @@ class Metrics:
         if len(data) < size_bytes:
             raise ValueError(f"{self._path} is shorter than when the checkpoint was saved")
         if len(data) > size_bytes:
-            discarded = self._path.with_name("metrics.discarded.jsonl")
+            discarded = self._path.with_name(run_folder.DISCARDED_METRICS)
             with open(discarded, "ab") as file:
                 tail = data[size_bytes:]
                 file.write(tail if tail.endswith(b"\n") else tail + b"\n")
@@ -491,6 +494,4 @@ def _keep_config(config: Config, path: Path) -> None:
             raise UserError(
                 f"{path}: this folder's run has another {', '.join(differing)}; use another folder"
             )
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(config_dict(config), indent=2) + "\n")
-    os.replace(partial, path)
+    run_folder.write_json(path, config_dict(config))

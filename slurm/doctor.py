@@ -1,14 +1,14 @@
-"""Is this node fit for runs? Run it on the node itself, or let SLURM take it there.
+"""Check whether a machine is fit for runs: this one, or a node of the cluster.
 
     python -m slurm.doctor                  this machine
     python -m slurm.doctor --profile short  a node as that profile asks for, through srun
     python -m slurm.doctor --quick          one frame instead of one of each domain, no update
-    python -m suites.run SUITE --executor slurm --doctor     first this, with the suite's needs
+    python -m suites.run SUITE --doctor     before a submission, with the suite's own needs
 
-Draws with EGL and OSMesa and compares, names the GPUs that EGL and CUDA see (under SLURM they may
-differ), times an update of preset `published`, looks at the disk and at MongoDB. Every check is a
-process of its own with a time limit, since broken drivers hang. Exit code 0: fit; 1: not, and the
-table says what to do; 2: bad input.
+Renders with EGL and OSMesa and compares the frames, names the GPUs that EGL and CUDA see (under
+SLURM they may differ), times an update of preset `published`, and checks disk and MongoDB. Each
+check is a process of its own with a time limit (slurm/checks.py), since broken drivers hang. Exit
+code 0: fit; 1: not fit, and the table says what to do; 2: bad input.
 """
 
 from __future__ import annotations
@@ -26,86 +26,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dreamer.config import UserError
-from slurm.sbatch import Profile, load_profile
+from slurm.profiles import Profile, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 RENDER_WITHIN_S, UPDATE_WITHIN_S, OTHER_WITHIN_S, NODE_WITHIN_S = 300, 600, 120, 1800
 MAX_DIFFERENCE = 12.0  # mean, of 255: two renderers draw edges differently, not other pictures
 OK, WARN, FAIL = "ok", "warn", "FAIL"
-
-# One frame of the first task of each domain (or of one domain), kept for comparison.
-RENDER = """
-import json, sys, time
-import numpy as np
-from dreamer.envs import TASKS, ControlSimulator, make_simulator, renderer_name
-first = {}
-for task, maker in TASKS.items():
-    if getattr(maker, "func", None) is ControlSimulator:
-        first.setdefault(task.split("_")[0], task)
-chosen = {"cartpole": first["cartpole"]} if sys.argv[1] == "quick" else first
-frames, times = {}, []
-for domain, task in chosen.items():
-    simulator = make_simulator(task)
-    simulator.reset(0)
-    frames[domain] = simulator.image()
-    start = time.perf_counter()
-    for _ in range(5):
-        simulator.image()
-    times.append((time.perf_counter() - start) / 5)
-    simulator.close()
-np.savez(sys.argv[2], **frames)
-print(json.dumps({"renderer": renderer_name(), "ms": 1000 * sum(times) / len(times),
-                  "domains": len(frames), "black": [d for d, f in frames.items() if not f.any()]}))
-"""
-COMPARE = """
-import json, sys
-import numpy as np
-a, b = (np.load(path) for path in sys.argv[1:3])
-difference = {k: float(np.abs(a[k].astype(float) - b[k].astype(float)).mean()) for k in a.files}
-worst = max(difference, key=difference.get)
-print(json.dumps({"domain": worst, "mean": difference[worst]}))
-"""
-CUDA = """
-import json
-import torch
-count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-print(json.dumps([torch.cuda.get_device_name(i) for i in range(count)]))
-"""
-UPDATE = """
-import json, time
-import numpy as np
-import torch
-from dreamer.agent import Agent
-from dreamer.config import make_config
-from dreamer.machine import prepare_machine
-from dreamer.replay import Batch
-from dreamer.simulators import ActionSpace
-config = make_config("published", {"task": "walker_walk"})
-device = prepare_machine(config)
-agent = Agent(config, ActionSpace(6, False), device)
-B, L = config.batch_size, config.length
-batch = Batch(torch.randint(0, 256, (B, L, 64, 64, 3), dtype=torch.uint8),
-              torch.zeros(B, L, 6), torch.zeros(B, L), torch.zeros(B, L))
-seconds = []
-for number in range(3 if device.type == "cuda" else 1):
-    start = time.perf_counter()
-    watched = agent.update(batch, number)
-    finite = all(bool(torch.isfinite(value).all()) for value in watched.values())
-    seconds.append(time.perf_counter() - start)
-print(json.dumps({"seconds": min(seconds), "finite": finite, "device": str(device)}))
-"""
-FORECAST = """
-import json
-from dreamer.config import make_config
-from dreamer.replay import forecast
-print(json.dumps(forecast(make_config("published", {"task": "walker_walk"}), 6).disk_bytes))
-"""
-MONGO = """
-import json, os, pymongo
-client = pymongo.MongoClient(os.environ["DOCTOR_URL"], serverSelectionTimeoutMS=5000)
-client.admin.command("ping")
-print(json.dumps(True))
-"""
 
 
 class Row(NamedTuple):
@@ -157,7 +83,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--needs-gb", type=float, metavar="GB", help="disk that is needed; default: one run")
     add("--mongo", action="append", default=[], metavar="URL",
-        help="a server that runs will tell; also DREAMER_MONGO_URL")  # fmt: skip
+        help="a MongoDB that records go to; also DREAMER_MONGO_URL")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -197,7 +123,7 @@ def srun(profile: Profile) -> list[str]:
 
 def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
            mongo: Sequence[str]) -> Iterator[Row]:  # fmt: skip
-    """All checks, on this machine, what is quick first. `gpus`: how many it should have."""
+    """All checks, on this machine, quick ones first. `gpus`: how many it should have."""
     yield check_disk(results, needs_gb)
     yield from check_mongo([*mongo, *filter(None, [os.environ.get("DREAMER_MONGO_URL")])])
     cuda, row = check_cuda(gpus)
@@ -211,7 +137,7 @@ def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
 def check_cuda(gpus: int) -> tuple[list[str], Row]:
     """(names of the GPUs, row)"""
     try:
-        names = ask(CUDA, within_s=OTHER_WITHIN_S)
+        names = ask("cuda", within_s=OTHER_WITHIN_S)
     except FailedCheckError as error:
         return [], Row("CUDA", FAIL, str(error), "reinstall PyTorch for this node's driver")
     if len(names) < gpus:
@@ -226,7 +152,7 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
     for name in ("egl", "osmesa"):
         path = folder / f"{name}.npz"
         try:
-            found = ask(RENDER, "quick" if quick else "all", str(path),
+            found = ask("render", "quick" if quick else "all", str(path),
                         within_s=RENDER_WITHIN_S, MUJOCO_GL=name, DREAMER_RENDERER="")  # fmt: skip
         except FailedCheckError as error:
             yield Row(name, WARN, str(error), HANGS if error.hangs else INSTALL[name])
@@ -236,7 +162,7 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
     if not drawn:
         yield Row("rendering", FAIL, "no renderer works", "see the two lines above")
     if len(drawn) == 2:
-        yield _compared(ask(COMPARE, *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
+        yield _compared(ask("compare", *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
 
 
 INSTALL = {
@@ -268,7 +194,7 @@ def _compared(found: Mapping[str, Any]) -> Row:
 def check_update() -> Row:
     """One update of preset `published`."""
     try:
-        found = ask(UPDATE, within_s=UPDATE_WITHIN_S)
+        found = ask("update", within_s=UPDATE_WITHIN_S)
     except FailedCheckError as error:
         todo = "ask for more memory in the profile (an update takes about 10 GB), or see the error"
         return Row("update", FAIL, str(error), todo)
@@ -287,7 +213,7 @@ def check_disk(results: Path, needs_gb: float | None) -> Row:
     what = "needed"
     if needs_gb is None:
         try:
-            needs_gb, what = ask(FORECAST, within_s=OTHER_WITHIN_S) / 1e9, "for a published run"
+            needs_gb, what = ask("disk_bytes", within_s=OTHER_WITHIN_S) / 1e9, "for a published run"
         except FailedCheckError as error:
             return Row("disk", FAIL, str(error))
     text = f"{free_gb:,.1f} GB free, {needs_gb:,.1f} GB {what}"
@@ -301,10 +227,10 @@ def check_mongo(urls: Sequence[str]) -> Iterator[Row]:
     for url in dict.fromkeys(urls):
         host = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
         try:
-            ask(MONGO, within_s=OTHER_WITHIN_S, DOCTOR_URL=url)
+            ask("mongo", within_s=OTHER_WITHIN_S, DOCTOR_URL=url)
         except FailedCheckError as error:
             kind = str(error).split(":")[0]
-            todo = "check the URL from here; runs work without, suites.audit --push fills it in"
+            todo = "check the URL from here; runs work without it; suites.push fills it in later"
             yield Row("MongoDB", FAIL, f"{host}: not reached ({kind})", todo)
         else:
             yield Row("MongoDB", OK, f"{host}: reached")
@@ -312,10 +238,10 @@ def check_mongo(urls: Sequence[str]) -> Iterator[Row]:
         yield Row("MongoDB", OK, "none is named")
 
 
-def ask(script: str, *arguments: str, within_s: float, **environment: str) -> Any:
-    """What a script prints as its last line of JSON. Raises FailedCheckError with its end."""
+def ask(check: str, *arguments: str, within_s: float, **environment: str) -> Any:
+    """The result of a check of slurm/checks.py. Raises FailedCheckError with its last line."""
     mine = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-W", "ignore", "-c", script, *arguments]
+    command = [sys.executable, "-W", "ignore", "-m", "slurm.checks", check, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, cwd=ROOT,
                               env={k: v for k, v in mine.items() if v != ""})  # fmt: skip

@@ -29,6 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from dreamer import run_folder
+from dreamer.run_folder import Status, StatusRecord
+from suites.execution.environment import cores, gpus, worker_environment
+
 POLL_S = 0.2
 MAX_KILLS = 3  # of one run in one job; more, and something is wrong with it (memory?)
 BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # another process may still be stopping
@@ -37,15 +41,19 @@ SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
 SLACK_S = 65.0  # SLURM may send its signal a minute early
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-# Exit codes of `python -m suites.execution.attempt`.
+# Exit codes of `python -m suites.execution.worker`.
 COMPLETED, FAILED, INTERRUPTED, BUSY = 0, 1, 3, 4
 
-LAST_WORDS = {"COMPLETED": COMPLETED, "FAILED": FAILED, "INTERRUPTED": INTERRUPTED}
+EXIT_CODES = {
+    Status.COMPLETED: COMPLETED,
+    Status.FAILED: FAILED,
+    Status.INTERRUPTED: INTERRUPTED,
+}
 
 TIMED_OUT, PREEMPTED, CANCELLED, STOPPED = "timed out", "preempted", "cancelled", "stopped"
 
 
-class Task(NamedTuple):
+class RunTask(NamedTuple):
     """One run."""
 
     run_id: str
@@ -56,7 +64,7 @@ class Task(NamedTuple):
 class Job(NamedTuple):
     """What one SLURM job executes."""
 
-    tasks: list[Task]
+    tasks: list[RunTask]
     module: str  # python -m MODULE executes a task
     code: str  # the folder of the code
     cancelled: str  # a folder: a file named like a run says that it is not wanted any more
@@ -145,7 +153,7 @@ class _Supervisor:
         for task in self.job.tasks:
             self.codes.setdefault(task.run_id, INTERRUPTED)
         name = signal.Signals(self.signals[0]).name
-        print(f"{now()} {name}: {self.reason}; stopping", file=sys.stderr, flush=True)
+        print(f"{run_folder.now()} {name}: {self.reason}; stopping", file=sys.stderr, flush=True)
 
     def _look_for_cancelled(self) -> None:
         for run_id, child in self.children.items():
@@ -156,12 +164,12 @@ class _Supervisor:
     def _is_cancelled(self, run_id: str) -> bool:
         return Path(self.job.cancelled, run_id).exists()
 
-    def _start(self, task: Task) -> None:
+    def _start(self, task: RunTask) -> None:
         status = read_status(task)
-        if status.get("status") == "COMPLETED":
+        if status.get("status") == Status.COMPLETED:
             self.codes[task.run_id] = COMPLETED
             return
-        if status.get("status") == "FAILED" and status.get("executor") == executor_name():
+        if status.get("status") == Status.FAILED and status.get("executor") == executor_name():
             self.codes[task.run_id] = FAILED  # before this job was requeued
             return
         if self._is_cancelled(task.run_id):
@@ -182,12 +190,12 @@ class _Supervisor:
             child.stdin.write(json.dumps(spec).encode() + b"\n")
             child.stdin.flush()  # and stays open: its end tells the run that this process is gone
 
-    def _ended(self, task: Task, child: subprocess.Popen[bytes]) -> None:
+    def _ended(self, task: RunTask, child: subprocess.Popen[bytes]) -> None:
         code = child.returncode
         status = read_status(task)
         if code < 0 and status.get("executor") == executor_name():
             # A signal while it was leaving changes nothing: its last word counts.
-            code = LAST_WORDS.get(str(status.get("status")), code)
+            code = next((c for s, c in EXIT_CODES.items() if s == status.get("status")), code)
         with contextlib.suppress(BrokenPipeError):
             assert child.stdin is not None
             child.stdin.close()
@@ -197,14 +205,14 @@ class _Supervisor:
         if self.reason is None and task.run_id not in self.unwanted and self._again(task, code):
             return
         if code > 0 and code not in (FAILED, INTERRUPTED, BUSY):
-            write_status(task, status="FAILED", error=f"exit code {code}; see the job's log")
-        self._write_story(task, code)
+            write_status(task, status=Status.FAILED, error=f"exit code {code}; see the job's log")
+        self._write_ending(task, code)
 
-    def _again(self, task: Task, code: int) -> bool:
+    def _again(self, task: RunTask, code: int) -> bool:
         """Starts a run again that was killed, or that another process had."""
         count = self.kills[task.run_id] = self.kills.get(task.run_id, 0) + 1
         if code < 0 and count <= MAX_KILLS:
-            self._write_story(task, code)
+            self._write_ending(task, code)
             self.waiting[task.run_id] = time.monotonic() + SETTLE_S
             return True
         if code == BUSY and count <= MAX_BUSY:
@@ -212,10 +220,12 @@ class _Supervisor:
             return True
         if code < 0:
             name = signal.Signals(-code).name
-            write_status(task, status="FAILED", error=f"killed by {name}, {count} times (memory?)")
+            write_status(
+                task, status=Status.FAILED, error=f"killed by {name}, {count} times (memory?)"
+            )
         return False
 
-    def _write_story(self, task: Task, code: int) -> None:
+    def _write_ending(self, task: RunTask, code: int) -> None:
         """`attempts/<n>/slurm.json`: which job, where, and why it ended."""
         status = read_status(task)
         if status.get("executor") != executor_name():
@@ -226,7 +236,7 @@ class _Supervisor:
             ended = {COMPLETED: "completed", FAILED: "failed"}[code]
         else:
             ended = CANCELLED if task.run_id in self.unwanted else self.reason or STOPPED
-        story = {
+        ending = {
             "job": job_id(),
             "raw_job": os.environ.get("SLURM_JOB_ID"),
             "node": socket.gethostname(),
@@ -234,11 +244,11 @@ class _Supervisor:
             "signals": [signal.Signals(number).name for number in self.signals],
             "ended": ended,
             "exit_code": code,
-            "at": now(),
+            "at": run_folder.now(),
         }
-        folder = Path(task.folder, "attempts", str(status.get("attempt")))
+        folder = run_folder.attempt_path(Path(task.folder), status.get("attempt"))
         if folder.is_dir():
-            _write_json(folder / "slurm.json", story)
+            run_folder.write_json(folder / run_folder.SLURM, ending)
 
 
 def why(job: dict[str, str], signal_delay_s: int) -> str:
@@ -264,7 +274,7 @@ def look() -> dict[str, str]:
 
 def requeue() -> None:
     _undisturbed("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
-    print(f"{now()} requeued", file=sys.stderr, flush=True)
+    print(f"{run_folder.now()} requeued", file=sys.stderr, flush=True)
 
 
 def _undisturbed(*command: str) -> str:
@@ -294,15 +304,10 @@ def _ignore_user_signals() -> None:
 
 
 def environment(job: Job, slot: int) -> dict[str, str]:
-    """The job's own, its cores and GPUs divided among its runs."""
-    mine = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK") or len(os.sched_getaffinity(0)))
-    mine.setdefault("OMP_NUM_THREADS", str(max(1, cores // len(job.tasks))))
-    mine["PYTHONPATH"] = os.pathsep.join(filter(None, (job.code, os.environ.get("PYTHONPATH"))))
-    gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if gpus:
-        mine["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return mine
+    """The environment of one of the job's runs: its share of the job's cores and GPUs."""
+    core_count = int(os.environ.get("SLURM_CPUS_PER_TASK") or cores())
+    visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+    return worker_environment(job.code, slot, len(job.tasks), gpus(visible), core_count)
 
 
 def job_id() -> str:
@@ -338,26 +343,12 @@ def limit_in_s(text: str) -> float | None:
     return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + seconds
 
 
-def now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+def read_status(task: RunTask) -> StatusRecord:
+    return run_folder.read_status(Path(task.folder)) or {}
 
 
-def read_status(task: Task) -> dict[str, Any]:
-    try:
-        status = json.loads(Path(task.folder, "status.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
-
-
-def write_status(task: Task, **values: Any) -> None:
-    """For a run that could not write its own last word."""
+def write_status(task: RunTask, **values: Any) -> None:
+    """For a run that could not write its last status itself."""
     status = {"run_id": task.run_id, **read_status(task), "executor": executor_name(), **values}
     Path(task.folder).mkdir(parents=True, exist_ok=True)
-    _write_json(Path(task.folder, "status.json"), status)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    run_folder.write_json(Path(task.folder, run_folder.STATUS), status)

@@ -1,6 +1,6 @@
-"""Submits jobs to SLURM through submitit: profiles, arrays below the cluster's limits.
+"""Submits jobs to SLURM through submitit, in arrays below the cluster's limits, and asks for them.
 
-Knows jobs, not suites: what is submitted, when, and what is remembered of it is
+Knows jobs, not suites. What is submitted and when, and what is kept of it: see
 suites/execution/cluster.py.
 """
 
@@ -15,33 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from dreamer.config import UserError, nearest
+from dreamer.config import UserError
 from slurm import job as in_job
 from slurm.job import Job
+from slurm.profiles import Profile
 
-PROFILES = Path(__file__).with_name("profiles.yaml")
 ASK_WITHIN_S = 60  # a controller that does not answer by then is not reachable
 DEFAULT_ARRAY_SIZE = 1000
-OWN_OPTIONS = ("environment", "sbatch", "max_submit_jobs", "max_array_size", "requeue")
-RESERVED = ("job_name", "additional_parameters", "ntasks_per_node", "nodes", "use_srun")
-
-
-class Profile(NamedTuple):
-    """How to ask for resources."""
-
-    name: str
-    options: dict[str, Any]  # submitit's
-    environment: dict[str, str]
-    sbatch: dict[str, Any]  # further options of sbatch: {name: value, or True for a flag}
-    max_submit_jobs: int | None
-    max_array_size: int | None
-    requeue: bool
-
-    @property
-    def gpus(self) -> int:
-        return int(self.options.get("gpus_per_node") or 0)
 
 
 class Queued(NamedTuple):
@@ -49,86 +29,6 @@ class Queued(NamedTuple):
 
     job: str  # 12_3, or 12 where there is no array
     state: str  # as squeue says: PENDING, RUNNING, COMPLETING, ...
-
-
-# --- Profiles -------------------------------------------------------------------------------------
-
-
-def load_profile(name: str | None) -> Profile:
-    """The profile, by default `default`. Raises UserError naming file, profile and option."""
-    path = Path(os.environ.get("DREAMER_SLURM_PROFILES") or PROFILES)
-    try:
-        profiles = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(profiles, dict) or not all(isinstance(p, dict) for p in profiles.values()):
-        raise UserError(f"{path}: profiles are expected, each a mapping of options")
-    name = name or "default"
-    if name not in profiles:
-        raise UserError(f"{path}: no profile {name!r}; {nearest(name, map(str, profiles))}")
-    return make_profile(name, profiles[name], f"{path}: {name}")
-
-
-def make_profile(name: str, given: dict[str, Any], where: str) -> Profile:
-    """The profile with its options checked."""
-    valid = valid_options()
-    for key in given:
-        if key not in valid and key not in OWN_OPTIONS:
-            names = ", ".join((*sorted(valid), *OWN_OPTIONS))
-            raise UserError(f"{where}: no option {key!r}; valid are {names}")
-    options = {key: value for key, value in given.items() if key in valid}
-    for key, kind in (("setup", list), ("srun_args", list), ("teardown", list)):
-        lines = options.get(key, [])
-        if not isinstance(lines, kind) or not all(isinstance(line, str) for line in lines):
-            raise UserError(f"{where}: {key}: a list of lines is expected")
-    for key in ("time", "signal_delay_s", "array_parallelism", "cpus_per_task"):
-        _whole(options, key, where)
-    environment = given.get("environment", {})
-    if not isinstance(environment, dict) or not all(
-        isinstance(key, str) and re.fullmatch(r"[A-Za-z_]\w*", key) for key in environment
-    ):
-        raise UserError(f"{where}: environment: names and values are expected")
-    requeue = given.get("requeue", True)
-    if not isinstance(requeue, bool):
-        raise UserError(f"{where}: requeue: true or false is expected")
-    return Profile(
-        name=name,
-        options=options,
-        environment={key: str(value) for key, value in environment.items()},
-        sbatch=_sbatch_options(given.get("sbatch", []), where),
-        max_submit_jobs=_whole(given, "max_submit_jobs", where),
-        max_array_size=_whole(given, "max_array_size", where),
-        requeue=requeue,
-    )
-
-
-def valid_options() -> set[str]:
-    """submitit's, without those that belong to this module."""
-    from submitit import SlurmExecutor
-
-    return SlurmExecutor._valid_parameters() - set(RESERVED)
-
-
-def _whole(given: dict[str, Any], key: str, where: str) -> int | None:
-    value = given.get(key)
-    if value is not None and (type(value) is not int or value < 1):
-        raise UserError(f"{where}: {key}: a whole number, at least 1, is expected")
-    return value
-
-
-def _sbatch_options(lines: Any, where: str) -> dict[str, Any]:
-    """["--reservation=lab", "--exclusive"] -> {"reservation": "lab", "exclusive": True}"""
-    if not isinstance(lines, list):
-        raise UserError(f"{where}: sbatch: a list of options is expected")
-    options: dict[str, Any] = {}
-    for line in lines:
-        found = re.fullmatch(r"--([a-z][a-z-]*)(?:=(.+))?", str(line))
-        if not found:
-            raise UserError(f"{where}: sbatch: {line}: --option or --option=value is expected")
-        options[found[1]] = found[2] or True
-    return options
 
 
 # --- Submission -----------------------------------------------------------------------------------

@@ -28,10 +28,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from dreamer import run_folder
 from suites import audit
 from suites.language.suite import Run, expand
-from suites.record import folder as records
 from suites.record import provenance
+from suites.record.metrics import read_metrics, values_of
 
 SUITE = """
 about: recorded runs
@@ -82,39 +83,40 @@ def write_metrics(folder: Path, config: dict) -> None:
     """Runs differ in their first episode."""
     size = config["env_steps"], config["eval_every_env_steps"]
     first = {**lines(*size)[0], "episode_return": float(config["seed"])}
-    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n" + text_of(*size))
+    (folder / run_folder.METRICS).write_text(json.dumps(first) + "\n" + text_of(*size))
 
 
 def write_run(results: Path, run: Run) -> None:
-    """A run as `suites.execution.attempt` leaves it."""
-    folder = records.run_folder(results, run.run_id)
-    sacred = results / "sacred" / f"{run.run_id}-1"
-    for path in (folder / "attempts/1", folder / "checkpoints", sacred):
+    """A run as training leaves it."""
+    folder = run_folder.run_path(results, run.run_id)
+    attempt = run_folder.attempt_path(folder, 1)
+    sacred = run_folder.sacred_run_path(results, run.run_id, 1)
+    for path in (attempt, folder / run_folder.CHECKPOINTS, sacred):
         path.mkdir(parents=True)
     write_metrics(folder, run.config)
-    records.write_json(folder / "config.json", run.config)
-    (folder / "curves.csv").write_text("metric,env_steps,value\n")
-    (folder / "prediction.npz").write_bytes(os.urandom(300_000))
-    checkpoint = folder / "checkpoints" / "checkpoint-1-1.pt"
+    run_folder.write_json(folder / run_folder.CONFIG, run.config)
+    (folder / run_folder.CURVES).write_text("metric,env_steps,value\n")
+    (folder / run_folder.PREDICTION).write_bytes(os.urandom(300_000))
+    checkpoint = folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(1, 1)
     checkpoint.write_bytes(os.urandom(100_000))
-    checkpoint.with_suffix(".pt.sha256").write_text(records.sha256(checkpoint))
-    kept = [folder / name for name in records.ARTIFACTS if (folder / name).exists()]
-    story = {
+    run_folder.checksum_path(checkpoint).write_text(run_folder.sha256(checkpoint))
+    kept = [folder / name for name in run_folder.ARTIFACTS if (folder / name).exists()]
+    origin = {
         "code": "0123456789ab", "renderer": "egl", "packages": provenance.packages(),
-        "from_values": {}, "artifacts": {file.name: records.sha256(file) for file in kept},
+        "from_values": {}, "artifacts": {file.name: run_folder.sha256(file) for file in kept},
         "config": run.config,
     }  # fmt: skip
-    records.write_json(folder / "attempts/1/provenance.json", story)
+    run_folder.write_json(attempt / run_folder.PROVENANCE, origin)
     status = {"run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"]}
-    records.write_json(folder / "status.json", status)
+    run_folder.write_json(folder / run_folder.STATUS, status)
     for file in kept:
         os.link(file, sacred / f"run_{file.name}")
-    records.write_json(sacred / "run.json", {"status": "COMPLETED"})
+    run_folder.write_json(sacred / "run.json", {"status": "COMPLETED"})
     other = next((results / "sacred").glob("*/metrics.json"), None)
     if other is not None:
         os.link(other, sacred / "metrics.json")
         return
-    values = records.values_of(records.read_metrics(folder / "metrics.jsonl")[0])
+    values = values_of(read_metrics(folder / run_folder.METRICS)[0])
     metrics = {
         name: {
             "steps": [step for step, _ in points],
@@ -123,7 +125,7 @@ def write_run(results: Path, run: Run) -> None:
         }
         for name, points in values.items()
     }
-    records.write_json(sacred / "metrics.json", metrics, indent=None)
+    run_folder.write_json(sacred / "metrics.json", metrics, indent=None)
 
 
 def measure_audit(folder: Path, runs: int) -> None:
@@ -144,10 +146,10 @@ def measure_load(folder: Path, runs: int) -> None:
     path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")
     results = folder / "results"
     for run in expand(path).runs:
-        run_folder = records.run_folder(results, run.run_id)
-        run_folder.mkdir(parents=True)
-        records.write_json(run_folder / "config.json", run.config)
-        write_metrics(run_folder, run.config)
+        path = run_folder.run_path(results, run.run_id)
+        path.mkdir(parents=True)
+        run_folder.write_json(path / run_folder.CONFIG, run.config)
+        write_metrics(path, run.config)
     for words in ("cold", "warm"):
         with timed(f"{words} load of {runs} runs"):
             frame = load(FileSource(results), cache=folder / "cache").frame
@@ -196,7 +198,8 @@ def measure_attempt(folder: Path, env_steps: int) -> None:
     observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
     from sacred.run import Run as SacredRun
 
-    from suites.execution.attempt import Spec, execute
+    from suites.execution.attempt import execute
+    from suites.execution.spec import Spec
 
     spent = {"log": 0.0, "told": 0.0}
 
@@ -267,13 +270,14 @@ def write_states(results: Path, suite: Path) -> None:
         state = states[number % len(states)]
         if state is None:
             continue
-        folder = records.run_folder(results, run.run_id)
+        folder = run_folder.run_path(results, run.run_id)
         folder.mkdir(parents=True)
-        records.write_json(folder / "status.json", {
+        run_folder.write_json(folder / run_folder.STATUS, {
             "run_id": run.run_id, "status": state, "attempt": 1, "budget_env_steps": 2_000_000,
             "env_steps": 1_000_000, "updates": 100_000, "episode_return": 512.3,
             "evaluate_return": 520.1, "env_steps_per_second": 31.4, "seconds_left": 31_000,
-            "started": records.now(), "heartbeat": records.now(), "host": "node17", "pid": 4711,
+            "started": run_folder.now(), "heartbeat": run_folder.now(), "host": "node17",
+            "pid": 4711,
             "executor": f"slurm 1234_{number}", "device": "gpu", "suites": ["many"],
             "code": "0123456789ab", "error": "ValueError: no" if state == "FAILED" else None,
         })  # fmt: skip

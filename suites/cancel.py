@@ -1,11 +1,11 @@
-"""Takes a suite's runs back from SLURM; what they have done so far stays.
+"""Cancel a suite's queued and running jobs. Checkpoints and metrics are kept.
 
     python -m suites.cancel suites/figure6.yaml [--only 'task=walker_*'] [--forget]
 
-Runs that are running save a checkpoint and end as `stopped`; the next `suites.run` continues them.
-Works from any machine that sees the results and can reach SLURM. Exit code 0, or 2 for bad input
-and where SLURM does not answer. `--forget` does not ask it: for a cluster that is gone for good,
-whose runs would be `unknown` for ever.
+Running runs save a checkpoint and stop; the next `suites.run` continues them. Works from any
+machine that shares the results folder and can reach the cluster. With `--forget` the cluster is not
+asked: it is gone for good, and its runs would stay `unknown`. Exit code 0; 2 for bad input or where
+the cluster does not answer.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ import sys
 from collections.abc import Sequence
 
 from suites import command
-from suites.execution import cluster
+from suites.execution.executors import EXECUTORS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = command.parser("cancel", __doc__.splitlines()[0])
     parser.add_argument("--forget", action="store_true",
-                        help="without asking SLURM: that cluster is gone for good")  # fmt: skip
+                        help="do not ask the cluster, because it is gone for good")  # fmt: skip
     return command.main(parser.parse_args, cancel, arguments)
 
 
 def cancel(options: argparse.Namespace) -> int:
     _, runs = command.chosen(options)
+    run_ids = [run.run_id for run in runs]
+    done = [e.withdraw(options.results, run_ids, options.forget) for e in EXECUTORS.values()]
+    had = len({run_id for withdrawn in done for run_id in withdrawn.run_ids})
     if options.forget:
-        forgotten = cluster.forget(options.results, [run.run_id for run in runs])
-        print(f"{len(forgotten)} of {len(runs)} runs taken back; SLURM was not asked")
+        print(f"{had} of {len(runs)} runs forgotten; no cluster was asked")
         return 0
-    had, jobs = cluster.cancel(options.results, [run.run_id for run in runs])
-    print(f"{len(had)} of {len(runs)} runs were queued or running; {len(jobs)} jobs cancelled")
+    jobs = sum(len(withdrawn.jobs) for withdrawn in done)
+    print(f"{had} of {len(runs)} runs were queued or running; {jobs} jobs cancelled")
     return 0
 
 

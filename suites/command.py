@@ -1,4 +1,4 @@
-"""What the commands of this package share: how runs are chosen, and how mistakes are told.
+"""What the commands share: the options that choose runs, and how errors are reported.
 
 A mistake of the user is one line on stderr (`error: ...`) and exit code 2, never a traceback.
 """
@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamer.config import UserError, nearest
-from suites.language import suite as expand
+from suites.language.axes import is_glob
+from suites.language.identity import SETTINGS
 from suites.language.nodes import scalar, show
-from suites.language.suite import Run, Suite
+from suites.language.suite import Run, Suite, check_overrides, expand, merge
 
 BAD_INPUT = 2
-SELECTABLE = ("run_id", "suites", *expand.SETTINGS)
+SELECTABLE = ("run_id", "suites", *SETTINGS)
 
 
 class Parser(argparse.ArgumentParser):
-    """Its mistakes are UserErrors of one line, like all others."""
+    """Reports mistakes as UserErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -42,7 +43,7 @@ def main(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except BrokenPipeError:  # `| head`: nobody reads on; Python would complain when it flushes
+    except BrokenPipeError:  # `| head` has ended; without this Python complains when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -50,25 +51,25 @@ def main(
 
 
 def parser(module: str, about: str, suites: str = "+") -> Parser:
-    """With the options that choose runs. `suites`: how many, as argparse's `nargs`."""
+    """A parser with the options that choose runs. `suites`: how many, as argparse's `nargs`."""
     made = Parser(f"python -m suites.{module}", description=about, allow_abbrev=False)
     add = made.add_argument
     add("suites", nargs=suites, metavar="SUITE",
-        help="a YAML file; a run that several name is one run")  # fmt: skip
-    add("--only", action="append", default=[], metavar="KEY=GLOB", help="keep only these runs")
+        help="a YAML file; a run in several suites is one run")  # fmt: skip
+    add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
     add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
-        help="leave these runs out")  # fmt: skip
+        help="all but these runs")  # fmt: skip
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="a setting of every run, or seeds; the same for all commands")  # fmt: skip
+        help="change a setting of every run, or seeds; give it to every command")  # fmt: skip
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     return made
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
-    """The suites, whole, and their runs that the options choose."""
+    """The whole suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
-    suites = [expand.expand(path, settings) for path in options.suites]
-    return suites, select(expand.merge(suites), options.only, options.leave_out)
+    suites = [expand(path, settings) for path in options.suites]
+    return suites, select(merge(suites), options.only, options.leave_out)
 
 
 def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:
@@ -93,7 +94,7 @@ def _condition(option: str, text: str) -> tuple[str, str]:
     key, glob = _pair(option, text)
     if key not in SELECTABLE:
         raise UserError(f"{option} {text}: no {key!r}; {nearest(key, SELECTABLE)}")
-    if key in expand.SETTINGS and not expand.is_glob(glob):
+    if key in SETTINGS and not is_glob(glob):
         glob = as_text(_value(key, glob, option))  # 2e6 matches 2000000
     return key, glob
 
@@ -125,6 +126,15 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 def _value(key: str, text: str, option: str = "--set") -> Any:
     """The value as YAML would read it, checked."""
     try:
-        return expand.check_overrides({key: scalar(text)}, option)[key]
+        return check_overrides({key: scalar(text)}, option)[key]
     except ValueError as error:
         raise UserError(f"{option} {key}: {error}") from None
+
+
+def group_by_seed(runs: Sequence[Run]) -> list[tuple[Run, list[int]]]:
+    """Runs that differ in nothing but their seed, with these seeds."""
+    groups: dict[tuple[Any, ...], tuple[Run, list[int]]] = {}
+    for run in runs:
+        key = tuple(value for name, value in run.config.items() if name != "seed")
+        groups.setdefault(key, (run, []))[1].append(run.config["seed"])
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""What a suite will take: time from measured throughput (its source named), disk and memory."""
+"""What a suite will take: time from measured throughput (with its source), disk and memory."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dreamer.run_folder import State
+from suites.execution.executor import Found
 from suites.language.suite import Run
-from suites.record import folder as records
 from suites.record.provenance import ROOT
 
 # Where a kind of run was not measured here: measured by us before, else what papers state.
@@ -29,7 +30,7 @@ class Rate(NamedTuple):
     source: str
 
 
-class Plan(NamedTuple):
+class Forecast(NamedTuple):
     """The work that is left, and what it takes."""
 
     states: dict[str, int]  # runs by state
@@ -43,15 +44,15 @@ class Plan(NamedTuple):
     memory_gb: float  # of the largest run, GPU memory where there is a GPU
 
 
-def make_plan(
+def make_forecast(
     runs: Sequence[Run],
-    statuses: Mapping[str, tuple[str, Any]],
+    statuses: Mapping[str, Found],
     device: str,
     workers: int,
-) -> Plan:
+) -> Forecast:
     """`statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu."""
     states = Counter(statuses[run.run_id][0] for run in runs)
-    open_runs = [run for run in runs if statuses[run.run_id][0] != records.DONE]
+    open_runs = [run for run in runs if statuses[run.run_id][0] != State.DONE]
     table = _measured_here(runs, statuses)
     for path in THROUGHPUT:
         table += _measured_before(path)
@@ -67,8 +68,8 @@ def make_plan(
             sources.add(f"{kind_of(run.config)}: {rate.source}")
         seconds += max(0, left) / pace
     hours = seconds / 3600
-    return Plan(
-        states={state: states[state] for state in records.STATES if states[state]},
+    return Forecast(
+        states={state: states[state] for state in State if states[state]},
         hours=hours,
         elapsed_hours=hours / max(1, min(workers, len(open_runs))),
         device=device,
@@ -96,21 +97,21 @@ def kind_of(config: Mapping[str, Any]) -> str:
     return f"{config['preset']} {config['behaviour']} {config['representation']}"
 
 
-def text(plan: Plan) -> str:
-    """The plan as a few lines."""
-    unit = "GPU hours" if plan.device == "gpu" else "CPU hours"
+def text(forecast: Forecast) -> str:
+    """The forecast as a few lines."""
+    unit = "GPU hours" if forecast.device == "gpu" else "CPU hours"
     lines = [
-        "runs      " + (", ".join(f"{n} {state}" for state, n in plan.states.items()) or "none")
+        "runs      " + (", ".join(f"{n} {state}" for state, n in forecast.states.items()) or "none")
     ]
     lines.append(
-        f"time      {_amount(plan.hours)} {unit}, "
-        f"{duration(plan.elapsed_hours)} with {plan.workers} at a time"
+        f"time      {_amount(forecast.hours)} {unit}, "
+        f"{duration(forecast.elapsed_hours)} with {forecast.workers} at a time"
     )
-    lines += [f"          {source}" for source in plan.sources]
-    pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[plan.device]:g} env_steps/s are assumed"
-    lines += [f"          {kind}: never measured; {pace}" for kind in plan.assumed]
-    lines.append(f"disk      {_amount(plan.disk_gb)} GB of replay")
-    lines.append(f"memory    {_amount(plan.memory_gb)} GB per run, roughly")
+    lines += [f"          {source}" for source in forecast.sources]
+    pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[forecast.device]:g} env_steps/s are assumed"
+    lines += [f"          {kind}: never measured; {pace}" for kind in forecast.assumed]
+    lines.append(f"disk      {_amount(forecast.disk_gb)} GB of replay")
+    lines.append(f"memory    {_amount(forecast.memory_gb)} GB per run, roughly")
     return "\n".join(lines)
 
 
@@ -132,14 +133,15 @@ class _Row(NamedTuple):
     rate: Rate
 
 
-def _measured_here(runs: Sequence[Run], statuses: Mapping[str, tuple[str, Any]]) -> list[_Row]:
+def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[_Row]:
     """Rates of this suite's own runs that are done."""
     rows = []
     for run in runs:
-        state, status = statuses[run.run_id]
-        rate = (status or {}).get("env_steps_per_second")
-        steps = (status or {}).get("env_steps") or 0
-        if state == records.DONE and rate and steps >= MIN_MEASURED_ENV_STEPS:
+        state, found = statuses[run.run_id]
+        status = found or {}
+        rate = status.get("env_steps_per_second")
+        steps = status.get("env_steps") or 0
+        if state == State.DONE and rate and steps >= MIN_MEASURED_ENV_STEPS:
             c = run.config
             source = Rate(rate, f"{rate:.3g} env_steps/s, {run.run_id} on {status.get('host')}")
             row = (c["preset"], c["behaviour"], c["representation"], status.get("device", "cpu"))

@@ -1,8 +1,9 @@
-"""How a suite's runs fare: what is done, running, failed, dead or missing.
+"""Show the state of a suite's runs: done, running, failed, dead or missing.
 
     python -m suites.status suites/quickstart.yaml [--watch] [--format json]
 
-Reads each run's status.json, nothing else; so it works from any machine that sees the results.
+Reads each run's status.json and asks the executors, so it works from any machine that shares the
+results folder. Exit code 0: all runs are done; 1: some are not; 2: bad input.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dreamer import run_folder
+from dreamer.run_folder import State
 from suites import command
 from suites.command import as_text
-from suites.execution.cluster import look
-from suites.language import suite as expand
+from suites.execution.executors import states
+from suites.language.identity import overrides_of
 from suites.language.suite import Run
-from suites.record import folder as records
 
 WATCH_EVERY_S = 5.0
 MAX_PROBLEMS = 20  # shown; the JSON has all
 
 MARKS = {
-    records.DONE: "done",
-    records.RUNNING: "running",
-    records.QUEUED: "queued",
-    records.STOPPED: "stopped",
-    records.FAILED: "FAILED",
-    records.DEAD: "DEAD",
-    records.MISSING: "missing",
-    records.UNKNOWN: "unknown",
+    State.DONE: "done",
+    State.RUNNING: "running",
+    State.QUEUED: "queued",
+    State.STOPPED: "stopped",
+    State.FAILED: "FAILED",
+    State.DEAD: "DEAD",
+    State.MISSING: "missing",
+    State.UNKNOWN: "unknown",
 }
 
 
@@ -47,7 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.parser("status", __doc__.splitlines()[0])
-    parser.add_argument("--watch", action="store_true", help="again and again, until all is done")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="repeat until all runs are done",
+    )
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser.parse_args(arguments)
 
@@ -56,11 +62,11 @@ def show(options: argparse.Namespace) -> int:
     _, runs = command.chosen(options)
     rows = collect(options.results, runs)
     print(json.dumps(rows, indent=2) if options.format == "json" else text(rows, options.results))
-    return 0 if all(row["state"] == records.DONE for row in rows) else 1
+    return 0 if all(row["state"] == State.DONE for row in rows) else 1
 
 
 def watch(options: argparse.Namespace) -> int:
-    """Ctrl-C ends watching, which is no error."""
+    """Shows the states until all runs are done or Ctrl-C is pressed."""
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             if sys.stdout.isatty():
@@ -73,12 +79,12 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A row for each run: its settings in short, its state, and what its status.json says."""
+    """A row for each run: its settings in short, its state, and the values of its status.json."""
     rows = []
-    statuses = look(results, runs)
+    statuses = states(results, (run.run_id for run in runs))
     keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
             "env_steps_per_second", "seconds_left", "started", "heartbeat", "host", "executor",
-            "code", "error", "slurm")  # fmt: skip
+            "code", "error", "slurm", "unsure")  # fmt: skip
     for run in runs:
         state, status = statuses[run.run_id]
         c = run.config
@@ -102,20 +108,20 @@ def method(config: dict[str, Any]) -> str:
         words.append(config["representation"])
     words.append(config["preset"])
     shown = {"behaviour", "representation", "env_steps"}
-    rest = {k: v for k, v in expand.overrides_of(config).items() if k not in shown}
+    rest = {k: v for k, v in overrides_of(config).items() if k not in shown}
     return " ".join([*words, *(f"{key}={as_text(value)}" for key, value in rest.items())])
 
 
 def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
     """Tasks against methods, each cell its runs by state; then what runs, and what went wrong."""
     lines = _matrix(rows)
-    running = [row for row in rows if row["state"] == records.RUNNING]
+    running = [row for row in rows if row["state"] == State.RUNNING]
     if running:
         lines += ["", "running"]
         lines += [f"  {row['run_id']}  {_progress(row)}" for row in running]
-    wrong = [r for r in rows if r["state"] in (records.FAILED, records.DEAD, records.UNKNOWN)]
+    wrong = [r for r in rows if r["state"] in (State.FAILED, State.DEAD, State.UNKNOWN)]
     if wrong:
-        lines += ["", "needs a look"]
+        lines += ["", "problems"]
         lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
         if len(wrong) > MAX_PROBLEMS:
             lines.append(f"  ... and {len(wrong) - MAX_PROBLEMS} more; --format json has all")
@@ -127,7 +133,7 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
 
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
     found = Counter(row["state"] for row in rows)
-    return ", ".join(f"{found[s]} {MARKS[s]}" for s in records.STATES if found[s])
+    return ", ".join(f"{found[s]} {MARKS[s]}" for s in State if found[s])
 
 
 def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -158,18 +164,17 @@ def _progress(row: dict[str, Any]) -> str:
 
 
 def _problem(row: dict[str, Any], results: Path) -> str:
-    """What is wrong with a run and where to read on."""
-    folder = records.run_folder(results, row["run_id"])
-    if row["state"] == records.UNKNOWN and row["slurm"]:
-        return f"{row['run_id']}: SLURM may have it and cannot be asked: {row['slurm']}"
-    if row["state"] == records.UNKNOWN:
-        return (
-            f"{row['run_id']}: {folder / 'status.json'} cannot be read; the next run continues it"
-        )
-    log = folder / "attempts" / str(row["attempt"]) / "log.txt"
-    if row["state"] == records.FAILED:
+    """What is wrong with a run and where to look."""
+    folder = run_folder.run_path(results, row["run_id"])
+    if row["state"] == State.UNKNOWN and row["unsure"]:
+        return f"{row['run_id']}: {row['unsure']}"
+    if row["state"] == State.UNKNOWN:
+        path = folder / run_folder.STATUS
+        return f"{row['run_id']}: {path} cannot be read; the next run continues it"
+    log = run_folder.attempt_path(folder, row["attempt"]) / run_folder.LOG
+    if row["state"] == State.FAILED:
         return f"{row['run_id']} failed: {row['error']}; see {log}"
-    seen = records.age_s(row["heartbeat"])
+    seen = run_folder.age_s(row["heartbeat"])
     ago = f"last seen {datetime.timedelta(seconds=int(seen))} ago" if seen < 1e9 else "never seen"
     error = f", {row['error']}" if row["error"] else ""
     return f"{row['run_id']} is dead: {ago} on {row['host']}{error}; the next run continues it"

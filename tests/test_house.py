@@ -15,7 +15,18 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 
 # The core, from the ground up: a file imports only files above it.
 CORE = [
-    *("config", "machine", "seeding", "graph", "simulators", "toys", "adapters", "envs", "replay"),
+    *(
+        "config",
+        "run_folder",
+        "machine",
+        "seeding",
+        "graph",
+        "simulators",
+        "toys",
+        "adapters",
+        "envs",
+        "replay",
+    ),
     *("distributions", "networks", "fused", "rssm", "world_model", "returns", "behaviour"),
     *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "benchmark"),
 ]
@@ -54,6 +65,36 @@ def imports(path: Path, anywhere: bool = True) -> set[str]:
     return names
 
 
+def imports_in_strings(path: Path) -> set[str]:
+    """Our modules that a file names in a string to import or to execute them: an argument of
+    `import_module`, a module after `-m`, a module's name by itself, lines of a program."""
+    texts = [
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    ours = rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+"
+    alone = {text for text in texts if re.fullmatch(ours, text) and source_of(text).exists()}
+    lines = re.findall(rf"^\s*(?:from|import) ({ours})", "\n".join(texts), re.MULTILINE)
+    return alone | set(lines)
+
+
+def source_of(module: str) -> Path:
+    return ROOT / Path(*module.split(".")).with_suffix(".py")
+
+
+def test_imports_in_strings_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text(
+        "from importlib import import_module\n"
+        "import_module('suites.run')\n"
+        "words = ['python', '-m', 'slurm.doctor']\n"
+        'program = """\nimport json\nfrom dreamer.agent import Agent\n"""\n'
+        "text = 'see suites.audit, and suites.nothing'\n"
+    )
+    assert imports_in_strings(path) == {"suites.run", "slurm.doctor", "dreamer.agent"}
+
+
 def tops(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
@@ -69,7 +110,8 @@ def loaded_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize("path", sources("dreamer"), ids=module_name)
 def test_the_core_imports_downwards_and_nothing_of_ours(path: Path) -> None:
-    assert not tops(imports(path)) & ({"suites", "slurm", "analysis"} | TRACKERS)
+    names = imports(path) | imports_in_strings(path)
+    assert not tops(names) & ({"suites", "slurm", "analysis"} | TRACKERS)
     assert not tops(imports(path, anywhere=False)) & SIMULATORS
     if path.stem == "__init__":
         assert not imports(path)
@@ -83,29 +125,102 @@ def test_the_core_imports_downwards_and_nothing_of_ours(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for name in PACKAGES for p in sources(name)], ids=module_name)
 def test_sacred_and_the_training_loop_meet_in_one_file(path: Path) -> None:
     names = imports(path)
-    if module_name(path) != "suites.execution.attempt":
+    if module_name(path) != "suites.execution.sacred_run":
         assert not ({"dreamer.train"} & names and "sacred" in tops(names))
 
 
 def test_that_file_is_there() -> None:
-    names = imports(ROOT / "suites/execution/attempt.py")
+    names = imports(ROOT / "suites/execution/sacred_run.py")
     assert "dreamer.train" in names
     assert "sacred" in names
 
 
+# What SLURM jobs share with other executors, and profiles with suites.
+SHARED_WITH_SLURM = {"suites.language.nodes", "suites.execution.environment"}
+
+
 @pytest.mark.parametrize("path", sources("slurm"), ids=module_name)
-def test_slurm_imports_nothing_of_ours(path: Path) -> None:
-    assert not tops(imports(path)) & {"suites", "analysis", "torch", "sacred"}
-    ours = {name for name in imports(path) if name.startswith("dreamer.")}
-    assert all(name.startswith("dreamer.config") for name in ours)
+def test_slurm_knows_jobs_and_no_suites(path: Path) -> None:
+    """It loads the agent only in the doctor's checks, and of suites only leaves."""
+    names = imports(path) | imports_in_strings(path)
+    assert not tops(names) & {"analysis", "sacred"}
+    ours = {name for name in names if name.startswith("suites.") and source_of(name).exists()}
+    assert ours <= SHARED_WITH_SLURM
+    light = imports(path, anywhere=False) if path.stem == "checks" else names
+    assert "torch" not in tops(light)
+    core = {name for name in light if name.startswith("dreamer.")}
+    assert all(name.startswith(("dreamer.config", "dreamer.run_folder")) for name in core)
+
+
+@pytest.mark.parametrize("module", sorted(SHARED_WITH_SLURM))
+def test_what_slurm_shares_with_suites_is_a_leaf(module: str) -> None:
+    ours = tops(imports(source_of(module))) & set(PACKAGES)
+    assert ours <= {"dreamer"}
+    core = {name for name in imports(source_of(module)) if name.startswith("dreamer.")}
+    assert all(name.startswith("dreamer.config") for name in core)
+
+
+@pytest.mark.parametrize("path", sources("suites"), ids=module_name)
+def test_suites_are_read_executed_and_recorded_in_rooms_of_their_own(path: Path) -> None:
+    """The language and the records know no command and no attempt; only executors know SLURM."""
+    names = {name for name in imports(path) if source_of(name).exists()}
+    room = path.relative_to(ROOT / "suites").parts[0]
+    commands = {f"suites.{path.stem}" for path in (ROOT / "suites").glob("*.py")}
+    if room in ("language", "record", "execution"):
+        assert not names & commands
+    executing = {name for name in names if name.startswith("suites.execution.")}
+    if room == "language":
+        assert executing <= {"suites.execution.executors"}
+        assert not any(name.startswith("suites.record.") for name in names)
+    if room == "record":
+        assert executing <= {"suites.execution.environment"}
+    if path.stem not in ("cluster", "executors"):
+        assert not tops(names) & {"slurm", "submitit"}
+
+
+def test_commands_know_no_executor_by_name() -> None:
+    from suites.execution.executors import EXECUTORS
+
+    for command in ("run", "status", "cancel"):
+        tree = ast.parse((ROOT / f"suites/{command}.py").read_text(encoding="utf-8"))
+        compared = [
+            constant.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Compare)
+            for constant in ast.walk(node)
+            if isinstance(constant, ast.Constant)
+        ]
+        assert not set(EXECUTORS) & set(compared)
+        modules = {f"suites.execution.{name}" for name in ("local", "debug", "cluster")}
+        assert not modules & imports(ROOT / f"suites/{command}.py")
+
+
+FILES = re.compile(
+    r"(config|status|provenance|slurm)\.json|metrics(\.discarded)?\.jsonl|curves\.csv"
+    r"|prediction\.(npz|mp4)|(log|error)\.txt|checkpoint-.*\.pt|.*\.pt\.sha256|attempts/.*"
+)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for name in PACKAGES for p in sources(name) if p.stem != "run_folder"],
+    ids=module_name,
+)
+def test_only_run_folder_knows_the_names_of_a_run_s_files(path: Path) -> None:
+    texts = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert not {text for text in texts if FILES.fullmatch(text)}
 
 
 @pytest.mark.parametrize("path", sources("analysis"), ids=module_name)
 def test_analysis_reads_records_only(path: Path) -> None:
-    names = imports(path)
+    names = imports(path) | imports_in_strings(path)
     assert not tops(names) & ({"torch", "sacred", "submitit", "slurm"} | SIMULATORS)
     core = {name for name in names if name.startswith("dreamer.")}
-    assert all(name.startswith("dreamer.config") for name in core)
+    assert all(name.startswith(("dreamer.config", "dreamer.run_folder")) for name in core)
 
 
 # What the rooms of analysis import of one another, from the ground up.

@@ -24,6 +24,7 @@ from analysis.count.published import baselines
 from analysis.count.verdict import MARGIN, Verdict, judge_suite
 from analysis.read.frame import Loaded
 from analysis.read.source import UNKNOWN_ATTEMPT
+from dreamer.run_folder import Status
 from suites.language.figures import Axis, Scale
 from suites.language.suite import Suite
 
@@ -173,7 +174,7 @@ def _completeness(run: Any) -> Completeness:
     if run.status == "MISSING" or run.last_env_steps == 0:
         return Completeness.MISSING
     near = run.target_env_steps - int(run.config["eval_every_env_steps"])
-    done = run.status == "COMPLETED" or run.last_env_steps > near
+    done = run.status == Status.COMPLETED or run.last_env_steps > near
     return Completeness.COMPLETE if done else Completeness.SHORT
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import matplotlib
@@ -11,25 +10,24 @@ from analysis.count.summary import Summary
 from analysis.draw import tables
 from analysis.draw.page import RC
 from analysis.draw.suite import Drawn
-from analysis.read.whole_files import write_text
+from dreamer.run_folder import replacing, write_text
 
 
 def save_figure(drawn: Drawn, folder: Path) -> None:
     """PNG (300 dpi), PDF and CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "pdf") if drawn.pdf else ("png",):
-        path = folder / f"{drawn.name}.{ending}"
-        temporary = path.with_suffix(f".tmp.{ending}")
         # Without dates, the same records give the same bytes.
         metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-        with matplotlib.rc_context(RC):
-            drawn.figure.savefig(temporary, metadata=metadata, dpi=300)
-        os.replace(temporary, path)
+        path = folder / f"{drawn.name}.{ending}"
+        with replacing(path) as partial, matplotlib.rc_context(RC):
+            drawn.figure.savefig(partial, metadata=metadata, dpi=300)
     write_text(folder / f"{drawn.name}.csv", drawn.data.to_csv(index=False))
 
 
 def save_tables(summary: Summary, folder: Path) -> None:
     """The score table in three formats, the runs, and the numbers across tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
     table = tables.score_cells(summary)
     for ending, form in tables.FORMATS.items():
         write_text(folder / f"scores.{ending}", form(table))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.read.source import Points, RunRow, no_points
+from dreamer.run_folder import replacing
 
 VERSION = 3
 
@@ -81,18 +81,16 @@ def write_cache(cache: Path, metrics: Sequence[str], cached: Cached) -> None:
     ).hexdigest()
     name = f"{index.stem}-{digest}.parquet"
     table = pa.table(dict(zip(Points._fields, cached.points, strict=True)))
-    temporary = cache / f"{name}.{os.getpid()}.tmp"
-    pq.write_table(table, temporary, compression="zstd", compression_level=1)
-    os.replace(temporary, cache / name)
+    with replacing(cache / name) as partial:
+        pq.write_table(table, partial, compression="zstd", compression_level=1)
     content = {
         "parquet": name,
         "prints": cached.prints,
         "rows": cached.rows,
         "counts": cached.counts,
     }
-    temporary = cache / f"{index.name}.{os.getpid()}.tmp"
-    temporary.write_bytes(orjson.dumps(content))
-    os.replace(temporary, index)
+    with replacing(index) as partial:
+        partial.write_bytes(orjson.dumps(content))
     for old in cache.glob(f"{index.stem}-*.parquet"):
         if old.name != name:
             old.unlink(missing_ok=True)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.read.whole_files import write_text
 from dreamer.config import UserError
+from dreamer.run_folder import write_text
 
 COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
 
@@ -116,4 +116,5 @@ def released_entries(frame: pd.DataFrame, runs: pd.DataFrame, metric: str) -> li
 
 
 def write_released(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(list(entries)))

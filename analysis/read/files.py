@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
+from dreamer import run_folder
 from dreamer.config import UserError
 
 
@@ -31,21 +32,24 @@ class FileSource:
         return self.results / "cache"
 
     def folder(self, run_id: str) -> Path:
-        return self.results / "runs" / run_id
+        return run_folder.run_path(self.results, run_id)
 
     def run_ids(self) -> list[str]:
-        runs = self.results / "runs"
+        runs = run_folder.runs_path(self.results)
         if not runs.is_dir():
             return []
         return sorted(entry.name for entry in os.scandir(runs) if entry.is_dir())
 
     def fingerprint(self, run_id: str) -> str:
-        """A hash of size, time and inode of each file that is read, and of the record's last bytes."""
-        folder = f"{self.results}/runs/{run_id}"  # strings: paths cost a second for 5,000 runs
-        record = f"{folder}/metrics.jsonl"
+        """A hash of size, time and inode of the files that are read, and of the last metrics."""
+        folder = f"{self.folder(run_id)}/"  # text: paths cost a second for 5,000 runs
+        record = folder + run_folder.METRICS
         digest = hashlib.blake2b(digest_size=12)
-        provenances = (path for _, path in _attempts(folder))
-        for path in (f"{folder}/config.json", record, *provenances):
+        attempts = [
+            f"{folder}{run_folder.ATTEMPTS}/{number}/{run_folder.PROVENANCE}"
+            for number in run_folder.attempts(folder)
+        ]
+        for path in (folder + run_folder.CONFIG, record, *attempts):
             try:
                 stat = os.stat(path)
             except FileNotFoundError:
@@ -61,27 +65,30 @@ class FileSource:
 
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         folder = self.folder(run_id)
-        config = _read_object(folder / "config.json")
+        config = _read_object(folder / run_folder.CONFIG)
         if config is None:
-            raise UserError(f"{run_id}: no config.json in its run folder")
+            raise UserError(f"{run_id}: no {run_folder.CONFIG} in its run folder")
         attempts = [
-            {"attempt": number, **(_read_object(Path(path)) or {})}
-            for number, path in _attempts(folder)
+            {
+                "attempt": number,
+                **(
+                    _read_object(run_folder.attempt_path(folder, number) / run_folder.PROVENANCE)
+                    or {}
+                ),
+            }
+            for number in run_folder.attempts(folder)
         ]
-        path = folder / "metrics.jsonl"
+        path = folder / run_folder.METRICS
         data = path.read_bytes() if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
         points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return run_row(run_id, config, attempts, points, warnings)
 
     def status(self, run_id: str) -> dict[str, Any]:
-        try:
-            return _read_object(self.folder(run_id) / "status.json") or {}
-        except UserError:
-            return {}
+        return run_folder.read_status(self.folder(run_id)) or {}
 
     def prediction(self, run_id: str) -> bytes | None:
-        path = self.folder(run_id) / "prediction.npz"
+        path = self.folder(run_id) / run_folder.PREDICTION
         return path.read_bytes() if path.exists() else None
 
 
@@ -108,7 +115,7 @@ def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str
             record = _lenient(line)
         if not isinstance(record, dict) or not _is_count(record.get("env_steps")):
             what = "half-written last line" if unfinished and number == len(lines) else "bad line"
-            warnings.append(f"metrics.jsonl line {number}: {what} skipped")
+            warnings.append(f"{run_folder.METRICS} line {number}: {what} skipped")
             continue
         for index, name in wanted:
             if name in record:
@@ -131,14 +138,8 @@ def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str
     return points, warnings
 
 
-def _attempts(folder: Path | str) -> list[tuple[int, str]]:
-    """(number, path of provenance.json) of each attempt, in order."""
-    root = f"{folder}/attempts"
-    try:
-        numbers = sorted(int(name) for name in os.listdir(root) if name.isdigit())
-    except FileNotFoundError:
-        return []
-    return [(number, f"{root}/{number}/provenance.json") for number in numbers]
+def _provenance(attempt: Path) -> dict[str, Any]:
+    return _read_object(attempt / run_folder.PROVENANCE) or {}
 
 
 def _attempt_of(
@@ -146,18 +147,21 @@ def _attempt_of(
 ) -> np.ndarray:
     """The attempt that made each value [P].
 
-    `from_values` of an attempt is the number of values of each metric when it began; it made the
-    values after these. null: it ended before it made any. Where `from_values` is missing for an
-    attempt after the first, the attempt of every value is unknown (0).
+    Where the provenance of an attempt after the first has no `from_values`, the attempt of every
+    value is unknown (0).
     """
-    attempts = [item for item in attempts if item.get("from_values", 0) is not None] or attempts
-    if not attempts or not all(_are_counts(item.get("from_values")) for item in attempts[1:]):
+    begun = {item["attempt"]: item.get("from_values") for item in attempts}
+    known = all(
+        "from_values" in item and (item["from_values"] is None or _are_counts(item["from_values"]))
+        for item in attempts[1:]
+    )
+    if not attempts or not known:
         return points.attempt
-    made = np.full(len(points.value), attempts[0]["attempt"], np.int16)
+    made = points.attempt.copy()
     for index, name in enumerate(metrics):
         places = np.flatnonzero(points.metric == index)
-        for item in attempts[1:]:
-            made[places[item["from_values"].get(name, 0) :]] = item["attempt"]
+        for attempt, span in run_folder.made_by(name, len(places), begun):
+            made[places[span]] = attempt
     return made
 
 

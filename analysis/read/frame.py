@@ -21,13 +21,13 @@ import pandas as pd
 from analysis.read.cache import Cached, read_cache, write_cache
 from analysis.read.source import METRICS, Points, RunRow, Source, no_points
 from dreamer.config import UserError
+from dreamer.run_folder import Status
 from suites.language.suite import Suite
 
 FRAME_COLUMNS = (
     "suite", "task", "behaviour", "representation", "seed",
     "run_id", "attempt", "env_steps", "metric", "value",
 )  # fmt: skip
-STATUSES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED", "INTERRUPTED")
 RUNS_PER_CHUNK = 50  # handed to a worker process at a time
 
 
@@ -127,7 +127,7 @@ def _runs_table(source: Source, rows: list[dict[str, Any]]) -> pd.DataFrame:
     states = [source.status(row["run_id"]) for row in rows]
     table = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
     table["status"] = [
-        state.get("status") if state.get("status") in STATUSES else "UNKNOWN" for state in states
+        state.get("status") if state.get("status") in set(Status) else "UNKNOWN" for state in states
     ]
     table["error"] = [str(state.get("error") or "") for state in states]
     return table

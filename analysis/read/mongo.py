@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.read.files import FileSource
 from analysis.read.source import Points, RunRow, Source, run_row
+from dreamer import run_folder
 from dreamer.config import UserError
 from suites.record import mongo_urls
 
@@ -55,7 +56,10 @@ class MongoSource:
         for index, name in enumerate(metrics):
             joined: list[tuple[int, int, float, int]] = []
             for item in attempts:
-                one = held.get((f"{run_id}-{item['attempt']}", name), {"steps": [], "values": []})
+                one = held.get(
+                    (run_folder.sacred_id(run_id, item["attempt"]), name),
+                    {"steps": [], "values": []},
+                )
                 joined = _continued(joined, item.get("from_values"), name, one["steps"])
                 for step, value in zip(one["steps"], one["values"], strict=True):
                     joined.append((step, index, value, item["attempt"]))
@@ -74,7 +78,7 @@ class MongoSource:
     def prediction(self, run_id: str) -> bytes | None:
         for document in reversed(self._documents(run_id).values()):
             for artifact in document.get("artifacts") or ():
-                if artifact["name"] == "run_prediction.npz":
+                if artifact["name"] == f"run_{run_folder.PREDICTION}":
                     import gridfs
 
                     return gridfs.GridFS(_database(self._url)).get(artifact["file_id"]).read()
@@ -82,7 +86,7 @@ class MongoSource:
 
     def _documents(self, run_id: str) -> dict[int, dict[str, Any]]:
         """The document of each attempt, in order."""
-        numbers = {f"{run_id}-{number}": number for number in self._attempts.get(run_id, ())}
+        numbers = {run_folder.sacred_id(run_id, n): n for n in self._attempts.get(run_id, ())}
         found = _database(self._url)["runs"].find({"_id": {"$in": list(numbers)}}, STATED)
         return dict(sorted((numbers[one["_id"]], one) for one in found))
 

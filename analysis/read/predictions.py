@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.read.source import Source
+from dreamer import run_folder
 
 
 class Prediction(NamedTuple):
@@ -49,5 +50,5 @@ def read_predictions(source: Source, runs: pd.DataFrame) -> tuple[list[Predictio
                     env_steps=int(file["env_steps"]),
                 )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            problems.append(f"{run.run_id}: prediction.npz is damaged ({error})")
+            problems.append(f"{run.run_id}: {run_folder.PREDICTION} is damaged ({error})")
     return list(found.values()), problems

@@ -29,7 +29,7 @@ from analysis.draw.images import error_image
 from analysis.draw.page import RC, pretty
 from analysis.draw.suite import Drawn, metric_label, prediction_title
 from analysis.read.predictions import Prediction
-from analysis.read.whole_files import write_text
+from dreamer.run_folder import write_text
 
 HERE = Path(__file__).resolve().parent
 PICTURE_DPI = 130
@@ -71,6 +71,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
 
 

@@ -18,32 +18,33 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from dreamer import run_folder
 from dreamer.config import UserError
+from dreamer.run_folder import State
+from slurm import doctor
 from slurm import sbatch as slurm
-from slurm.job import Job, Task
-from slurm.sbatch import Profile, Queued
+from slurm.job import Job, RunTask
+from slurm.profiles import Profile, load_profile
+from slurm.sbatch import Queued
 from slurm.snapshot import snapshot
-from suites.language.suite import Run
-from suites.record import folder as records
+from suites.execution.executor import Capacity, Executor, Found, Request, Withdrawn
+from suites.execution.spec import WORKER, Spec
 from suites.record import provenance
+from suites.record.folder import make_folder, state_of
 
-if TYPE_CHECKING:
-    from suites.execution.attempt import Spec
-
-MODULE = "suites.execution.attempt"
+SUBMISSIONS = "submissions.jsonl"
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
            "SUSPENDED", "STOPPED", "RESV_DEL_HOLD"}  # fmt: skip
 
-Found = tuple[str, records.Status | None]  # a run's state and its status.json
 
-
-class Batch(NamedTuple):
+class Submission(NamedTuple):
     """One sbatch call."""
 
     name: str
@@ -51,11 +52,46 @@ class Batch(NamedTuple):
     array: str | None  # SLURM's number; None if sbatch has not answered
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Where a run was last submitted."""
 
-    batch: Batch
-    task: int  # its index in the array
+    submission: Submission
+    array_task: int  # index in its array
+
+
+class Slurm(Executor):
+    """Submits runs as SLURM jobs and returns."""
+
+    name = "slurm"
+    on_this_machine = False
+
+    def missing(self) -> str | None:
+        return "there is no sbatch here" if shutil.which("sbatch") is None else None
+
+    def at_a_time(self, request: Request) -> Capacity:
+        profile = load_profile(request.profile)
+        return Capacity(at_a_time(profile, request.runs_per_gpu), "gpu")
+
+    def forecast(self, runs: int, request: Request) -> str:
+        return forecast_text(runs, load_profile(request.profile), request.runs_per_gpu)
+
+    def execute(self, specs: Sequence[Spec], request: Request) -> int:
+        profile = load_profile(request.profile)
+        if request.doctor:
+            named, needed = request.observers, request.disk_gb
+            if doctor.examine(profile.name, request.results, needs_gb=needed, mongo=named) != 0:
+                raise UserError("the doctor found a problem (see above); nothing is submitted")
+        return submit(specs, request.results, request.suite, profile, request.runs_per_gpu)
+
+    def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
+        return with_slurm(results, found)
+
+    def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
+        if not (home(results) / SUBMISSIONS).exists():
+            return Withdrawn()
+        if forget:
+            return Withdrawn(forget_runs(results, run_ids))
+        return Withdrawn(*cancel(results, run_ids))
 
 
 # --- The records ----------------------------------------------------------------------------------
@@ -65,11 +101,11 @@ def home(results: Path) -> Path:
     return results / "slurm"
 
 
-def batches(results: Path) -> dict[str, Batch]:
-    """The batches that were handed to sbatch, oldest first, without those that it refused."""
-    found: dict[str, Batch] = {}
+def read_submissions(results: Path) -> dict[str, Submission]:
+    """The submissions that were handed to sbatch, oldest first, without those that it refused."""
+    found: dict[str, Submission] = {}
     try:
-        lines = (home(results) / "submissions.jsonl").read_bytes().splitlines()
+        lines = (home(results) / SUBMISSIONS).read_bytes().splitlines()
     except FileNotFoundError:
         return found
     except OSError as error:
@@ -79,7 +115,7 @@ def batches(results: Path) -> dict[str, Batch]:
             entry = json.loads(line)
             name = entry["batch"]
             if "jobs" in entry:
-                found[name] = Batch(name, entry["jobs"], None)
+                found[name] = Submission(name, entry["jobs"], None)
             elif "array" in entry:
                 found[name] = found[name]._replace(array=entry["array"])
             elif "failed" in entry:
@@ -89,19 +125,19 @@ def batches(results: Path) -> dict[str, Batch]:
     return found
 
 
-def places(all_batches: Mapping[str, Batch]) -> dict[str, Place]:
+def slots(submissions: Mapping[str, Submission]) -> dict[str, Slot]:
     """{run_id: where it was last submitted}"""
     found = {}
-    for batch in all_batches.values():
+    for batch in submissions.values():
         for index, run_ids in enumerate(batch.jobs):
             for run_id in run_ids:
-                found[run_id] = Place(batch, index)
+                found[run_id] = Slot(batch, index)
     return found
 
 
 def _append(results: Path, **entry: Any) -> None:
     """Durable when it returns. Begins a line of its own even after half a line."""
-    path = home(results) / "submissions.jsonl"
+    path = home(results) / SUBMISSIONS
     with open(path, "ab+") as file:
         file.seek(0, os.SEEK_END)
         if file.tell():
@@ -116,7 +152,7 @@ def _append(results: Path, **entry: Any) -> None:
 @contextlib.contextmanager
 def _locked(results: Path) -> Iterator[None]:
     """One submits or cancels at a time; another waits."""
-    records.make_folder(home(results))
+    make_folder(home(results))
     with open(home(results) / "lock", "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,34 +165,24 @@ def _locked(results: Path) -> Iterator[None]:
 # --- What state a run is in -----------------------------------------------------------------------
 
 
-def look(results: Path, runs: Iterable[Run]) -> dict[str, Found]:
-    """{run_id: (state, status.json)}, from the runs' own records and SLURM's queue."""
-    found = {}
-    for r in runs:
-        folder = records.run_folder(results, r.run_id)
-        status = records.read_status(folder)
-        found[r.run_id] = (records.state_of(folder, status), status)
-    return with_slurm(results, found)
-
-
 def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
     """The states as they are when SLURM's queue is looked at as well (once, if any run that is not
     done was submitted). Where SLURM cannot be asked, what only it knows is `unknown`."""
-    open_runs = [run_id for run_id, (state, _) in found.items() if state != records.DONE]
-    if not open_runs or not (home(results) / "submissions.jsonl").exists():
+    open_runs = [run_id for run_id, (state, _) in found.items() if state != State.DONE]
+    if not open_runs or not (home(results) / SUBMISSIONS).exists():
         return dict(found)
-    submitted = _without_taken_back(results, places(batches(results)), open_runs)
+    submitted = _without_taken_back(results, slots(read_submissions(results)), open_runs)
     try:
-        queue = slurm.queue(place.batch.name for place in submitted.values())
+        queue = slurm.queue(slot.submission.name for slot in submitted.values())
     except UserError as error:
         queue, problem = None, str(error)
     updated = dict(found)
-    for run_id, place in submitted.items():
+    for run_id, slot in submitted.items():
         state, status = found[run_id]
         if queue is None:
             updated[run_id] = _without_queue(state, status, problem)
             continue
-        job = queue.get((place.batch.name, place.task))
+        job = queue.get((slot.submission.name, slot.array_task))
         if job is not None:
             updated[run_id] = _with_job(state, status, job)
     return updated
@@ -167,34 +193,35 @@ def _marks(results: Path, batch: str) -> Path:
     return home(results) / batch / "cancelled"
 
 
-def _without_taken_back(results: Path, where: Mapping[str, Place],
-                        run_ids: Iterable[str]) -> dict[str, Place]:  # fmt: skip
+def _without_taken_back(results: Path, where: Mapping[str, Slot],
+                        run_ids: Iterable[str]) -> dict[str, Slot]:  # fmt: skip
     """Where these runs were last submitted, if they were not taken back since."""
     found = {run_id: where[run_id] for run_id in run_ids if run_id in where}
-    back = set()
-    for batch in {place.batch.name for place in found.values()}:
+    back: set[tuple[str, str]] = set()
+    for batch in {slot.submission.name for slot in found.values()}:
         with contextlib.suppress(FileNotFoundError):
             back.update((batch, run_id) for run_id in os.listdir(_marks(results, batch)))
-    return {r: place for r, place in found.items() if (place.batch.name, r) not in back}
+    return {r: slot for r, slot in found.items() if (slot.submission.name, r) not in back}
 
 
-def _with_job(state: str, status: records.Status | None, job: Queued) -> Found:
+def _with_job(state: State, status: run_folder.StatusRecord | None, job: Queued) -> Found:
     """A run whose job SLURM has."""
     mine = (status or {}).get("executor") == f"slurm {job.job}"
-    if state == records.FAILED and mine:
+    if state == State.FAILED and mine:
         return state, status  # its job still has other runs
-    if state == records.RUNNING and not mine:
+    if state == State.RUNNING and not mine:
         return state, status  # elsewhere
     shown = {**(status or {}), "executor": f"slurm {job.job}", "slurm": job.state}
-    if job.state in WAITING or (state == records.STOPPED and mine):
-        return records.QUEUED, shown  # or about to be requeued
-    return records.RUNNING, shown
+    if job.state in WAITING or (state == State.STOPPED and mine):
+        return State.QUEUED, shown  # or about to be requeued
+    return State.RUNNING, shown
 
 
-def _without_queue(state: str, status: records.Status | None, problem: str) -> Found:
-    if state in (records.RUNNING, records.FAILED):
+def _without_queue(state: State, status: run_folder.StatusRecord | None, problem: str) -> Found:
+    if state in (State.RUNNING, State.FAILED):
         return state, status
-    return records.UNKNOWN, {**(status or {}), "slurm": problem}
+    text = f"SLURM may have it and cannot be asked: {problem}"
+    return State.UNKNOWN, {**(status or {}), "slurm": problem, "unsure": text}
 
 
 # --- Submission -----------------------------------------------------------------------------------
@@ -223,7 +250,6 @@ def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
         size, source = slurm.array_size(profile), ""
     except UserError:
         size, source = slurm.DEFAULT_ARRAY_SIZE, ", if arrays may be so large"
-    jobs, calls = forecast(runs, profile, runs_per_gpu, size)
     each = runs_per_job(profile, runs_per_gpu)
     jobs, calls = forecast(runs, profile, runs_per_gpu, size)
     return (
@@ -239,10 +265,10 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     results = results.resolve()
     size = slurm.array_size(profile)
     with _locked(results):
-        where = places(batches(results))
+        where = slots(read_submissions(results))
         where = _without_taken_back(results, where, (spec.run_id for spec in specs))
         # This raises: whoever cannot ask must not submit.
-        queue = slurm.queue(place.batch.name for place in where.values())
+        queue = slurm.queue(slot.submission.name for slot in where.values())
         todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
         if len(todo) < len(specs):
             print(f"{len(specs) - len(todo)} runs are queued or running already")
@@ -272,14 +298,14 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     return 1 if left_out else 0
 
 
-def _is_taken(spec: Spec, place: Place | None,
+def _is_taken(spec: Spec, slot: Slot | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
-    status = records.read_status(spec.folder)
-    state = records.state_of(spec.folder, status)
-    job = queue.get((place.batch.name, place.task)) if place else None
+    status = run_folder.read_status(spec.folder)
+    state = state_of(spec.folder, status)
+    job = queue.get((slot.submission.name, slot.array_task)) if slot else None
     if job is not None:
         state, _ = _with_job(state, status, job)
-    return state in (records.DONE, records.RUNNING, records.QUEUED)
+    return state in (State.DONE, State.RUNNING, State.QUEUED)
 
 
 def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, profile: Profile,
@@ -288,16 +314,16 @@ def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
     name = re.sub(r"[^\w.-]", "_", suite) + f"-{uuid.uuid4().hex[:10]}"
     folder = home(results) / name
     cancelled = _marks(results, name)
-    records.make_folder(cancelled)
+    make_folder(cancelled)
     delay_s = int(profile.options.get("signal_delay_s", 90))
     for_slurm = []
     for specs in jobs:
-        tasks = [Task(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs]
-        job = Job(tasks, MODULE, str(code), str(cancelled), delay_s, profile.requeue)
+        tasks = [RunTask(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs]
+        job = Job(tasks, WORKER, str(code), str(cancelled), delay_s, profile.requeue)
         for_slurm.append(job)
     run_ids = [[spec.run_id for spec in specs] for specs in jobs]
     _append(results, batch=name, jobs=run_ids, suite=suite, profile=profile.name,
-            code=code.name, time=records.now())  # fmt: skip
+            code=code.name, time=run_folder.now())  # fmt: skip
     try:
         array = slurm.submit_array(for_slurm, folder, name, profile)
     except UserError as error:
@@ -324,44 +350,44 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
     results = results.resolve()
     wanted = set(run_ids)
     with _locked(results):
-        all_batches = batches(results)
-        where = {r: place for r, place in places(all_batches).items() if r in wanted}
-        queue = slurm.queue(place.batch.name for place in where.values())
-        had = [r for r, place in where.items() if (place.batch.name, place.task) in queue]
+        submissions = read_submissions(results)
+        where = {r: slot for r, slot in slots(submissions).items() if r in wanted}
+        queue = slurm.queue(slot.submission.name for slot in where.values())
+        had = [r for r, slot in where.items() if (slot.submission.name, slot.array_task) in queue]
         _take_back(results, had, where)
         jobs = []
-        for key in {(where[r].batch.name, where[r].task) for r in had}:
+        for key in {(where[r].submission.name, where[r].array_task) for r in had}:
             name, index = key
             marks = _marks(results, name)
-            if all(_is_over(results, marks, r) for r in all_batches[name].jobs[index]):
+            if all(_is_over(results, marks, r) for r in submissions[name].jobs[index]):
                 jobs.append(queue[key].job)
         slurm.cancel(sorted(jobs))
     return had, jobs
 
 
-def forget(results: Path, run_ids: Iterable[str]) -> list[str]:
+def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
     """Takes runs back without asking SLURM, for a cluster that is gone for good; returns those
     that were submitted and are not done. Should their jobs live after all, they stop in order."""
     results = results.resolve()
     with _locked(results):
-        where = _without_taken_back(results, places(batches(results)), run_ids)
-        had = [run_id for run_id in where if _state(results, run_id) != records.DONE]
+        where = _without_taken_back(results, slots(read_submissions(results)), run_ids)
+        had = [run_id for run_id in where if _state(results, run_id) != State.DONE]
         _take_back(results, had, where)
     return had
 
 
-def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Place]) -> None:
+def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:
     for run_id in run_ids:
-        marks = _marks(results, where[run_id].batch.name)
-        records.make_folder(marks)
+        marks = _marks(results, where[run_id].submission.name)
+        make_folder(marks)
         (marks / run_id).touch()
 
 
-def _state(results: Path, run_id: str) -> str:
+def _state(results: Path, run_id: str) -> State:
     """From the run's own records."""
-    folder = records.run_folder(results, run_id)
-    return records.state_of(folder, records.read_status(folder))
+    folder = run_folder.run_path(results, run_id)
+    return state_of(folder, run_folder.read_status(folder))
 
 
 def _is_over(results: Path, marks: Path, run_id: str) -> bool:
-    return (marks / run_id).exists() or _state(results, run_id) in (records.DONE, records.FAILED)
+    return (marks / run_id).exists() or _state(results, run_id) in (State.DONE, State.FAILED)

@@ -7,8 +7,9 @@ import sys
 import time
 from typing import Any, Protocol
 
-from suites.execution.attempt import Spec
-from suites.language.suite import Run
+from dreamer import run_folder
+from dreamer.run_folder import Status
+from suites.execution.spec import Spec
 
 LINE_EVERY_S = 30.0
 
@@ -122,19 +123,10 @@ def ending_text(spec: Spec, status: dict[str, Any], note: str) -> str:
     recorded = status.get("status")
     if note:
         return f"skip  {note}"
-    if recorded == "COMPLETED":
+    if recorded == Status.COMPLETED:
         score = status.get("evaluate_return")
         return f"done  {spec.run_id}" + (f" return {score:.1f}" if score is not None else "")
-    if recorded == "INTERRUPTED":
+    if recorded == Status.INTERRUPTED:
         return f"stop  {spec.run_id} at {status.get('env_steps') or 0:,} env_steps"
-    log = spec.folder / "attempts" / str(status.get("attempt", "")) / "log.txt"
+    log = run_folder.attempt_path(spec.folder, status.get("attempt", "")) / run_folder.LOG
     return f"FAIL  {spec.run_id}: {status.get('error')}; see {log}"
-
-
-def group_by_seed(runs: list[Run]) -> list[tuple[Run, list[int]]]:
-    """Runs that differ in nothing but their seed, with these seeds."""
-    groups: dict[tuple[Any, ...], tuple[Run, list[int]]] = {}
-    for run in runs:
-        key = tuple(value for name, value in run.config.items() if name != "seed")
-        groups.setdefault(key, (run, []))[1].append(run.config["seed"])
-    return list(groups.values())

@@ -8,21 +8,24 @@ stdin.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, BinaryIO, NamedTuple
 
-from suites.execution.attempt import EXIT_BUSY, EXIT_CODES, Spec
-from suites.execution.display import Display
-from suites.record import folder as records
-from suites.record.provenance import ROOT, cores
+from dreamer import run_folder
+from dreamer.run_folder import Status
+from suites.execution.display import Display, make_display
+from suites.execution.environment import cores, gpus, worker_environment
+from suites.execution.executor import Capacity, Executor, Request
+from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec
+from suites.record.folder import locked, make_folder
+from suites.record.provenance import ROOT
 
 POLL_S = 0.2
 LOOK_S = 1.0  # between looks at what the workers report
@@ -37,57 +40,36 @@ class Worker(NamedTuple):
     stderr: BinaryIO  # what it said before it had a log of its own
 
 
-def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """The GPUs to use, as CUDA_VISIBLE_DEVICES names them."""
-    visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    try:
-        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.split() if done.returncode == 0 else []
-
-
 def default_workers(gpu_count: int, runs_per_gpu: int) -> int:
     """One for each place on a GPU; without a GPU one for each four cores, since an update uses
     several well."""
     return gpu_count * runs_per_gpu if gpu_count else max(1, cores() // 4)
 
 
-def worker_environment(slot: int, workers: int, gpu_names: Sequence[str]) -> dict[str, str]:
-    """Cores divided among the workers, unless OMP_NUM_THREADS says otherwise; GPUs dealt out.
+class Local(Executor):
+    """Worker processes on this machine."""
 
-    On a CPU a run repeats bit for bit only with the same number of threads.
-    """
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // workers)))
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
-    )
-    if gpu_names:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu_names[slot % len(gpu_names)]
-    return environment
+    name = "local"
 
+    def at_a_time(self, request: Request) -> Capacity:
+        names = gpus() if request.on_gpu else []
+        workers = request.workers or default_workers(len(names), request.runs_per_gpu)
+        return Capacity(workers, "gpu" if names else "cpu")
 
-def run_local(
-    specs: Sequence[Spec], workers: int, gpu_names: Sequence[str], display: Display
-) -> bool:
-    """Executes the runs, at most `workers` at a time. Returns whether it was asked to stop.
-
-    The first SIGINT or SIGTERM stops the workers in order, the second kills them.
-    """
-    workers = max(1, min(workers, len(specs)))
-    pool = _Pool(deque(specs), workers, gpu_names, display)
-    old = {n: signal.signal(n, pool.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        pool.work()
-    finally:
-        pool.kill()
-        for number, handler in old.items():
-            signal.signal(number, handler)
-    return pool.stopping > 0
+    def execute(self, specs: Sequence[Spec], request: Request) -> None:
+        """The first SIGINT or SIGTERM stops the workers in order, the second kills them."""
+        workers = max(1, min(self.at_a_time(request).runs, len(specs)))
+        names = gpus() if request.on_gpu else []
+        display = make_display(len(specs))
+        pool = _Pool(deque(specs), workers, names, display)
+        old = {n: signal.signal(n, pool.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            pool.work()
+        finally:
+            pool.kill()
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            display.close()
 
 
 class _Pool:
@@ -116,18 +98,19 @@ class _Pool:
             if time.monotonic() - looked > LOOK_S:
                 looked = time.monotonic()
                 for worker in self.running:
-                    self.display.running(worker.spec, records.read_status(worker.spec.folder) or {})
+                    status = run_folder.read_status(worker.spec.folder)
+                    self.display.running(worker.spec, status or {})
             time.sleep(POLL_S)
 
     def _start(self, spec: Spec) -> None:
         slot = min(set(range(self.workers)) - {worker.slot for worker in self.running})
         stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by _ended
         process = subprocess.Popen(
-            [sys.executable, "-m", "suites.execution.attempt"],
+            [sys.executable, "-m", WORKER],
             stdin=subprocess.PIPE,
             stdout=stderr,
             stderr=stderr,
-            env=worker_environment(slot, self.workers, self.gpu_names),
+            env=worker_environment(ROOT, slot, self.workers, self.gpu_names, cores()),
             start_new_session=True,
         )
         worker = Worker(spec, process, slot, stderr)
@@ -148,7 +131,7 @@ class _Pool:
         code = worker.process.returncode
         if code not in EXIT_CODES.values() and code != EXIT_BUSY:
             _record_death(worker.spec, code, said)
-        status = records.read_status(worker.spec.folder)
+        status = run_folder.read_status(worker.spec.folder)
         self.display.ended(worker.spec, status or {}, said if code == EXIT_BUSY else "")
 
     def _tell_to_stop(self) -> None:
@@ -176,18 +159,18 @@ def _record_death(spec: Spec, code: int, said: str) -> None:
     """
     if code in (-signal.SIGTERM, -signal.SIGINT):
         return
-    status: dict[str, Any] = dict(records.read_status(spec.folder) or {"run_id": spec.run_id})
-    if status.get("status") in ("FAILED", "COMPLETED", "INTERRUPTED"):
+    status: dict[str, Any] = dict(run_folder.read_status(spec.folder) or {"run_id": spec.run_id})
+    if status.get("status") in EXIT_CODES:
         return
     if code == -signal.SIGKILL:
         status["error"] = "killed by SIGKILL (out of memory?)"
     else:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        status.update(status="FAILED", error=said.removeprefix("error: ") or how)
+        status.update(status=Status.FAILED, error=said.removeprefix("error: ") or how)
     try:
-        records.make_folder(spec.folder)
-        with records.locked(spec.folder):
-            records.write_json(spec.folder / "status.json", status)
+        make_folder(spec.folder)
+        with locked(spec.folder):
+            run_folder.write_json(spec.folder / run_folder.STATUS, status)
     except Exception as error:  # the folder is broken: the display is what is left
         print(f"{spec.run_id}: {error}", file=sys.stderr)
 

@@ -1,8 +1,10 @@
-"""YAML as strict as a suite needs it, every value knowing its line and its key path.
+"""A strict YAML reader. Each value knows its line and its key path, for error messages.
 
-Scalars follow YAML 1.2 (`2e6` is a number, `no` is text). Duplicate keys, tabs, NaN, tags,
-anchors that contain themselves and several documents in one file are errors. Every error is a
-UserError of one line: `suites/x.yaml:12: grid.behaviour[1]: no 'dremer'; did you mean 'dreamer'?`
+Scalars follow YAML 1.2 (`2e6` is a number, `no` is text). Duplicate keys, tabs, NaN, tags, anchors
+that contain themselves and several documents in one file are errors. Every error is a UserError of
+one line: `suites/x.yaml:12: grid.behaviour[1]: no 'dremer'; did you mean 'dreamer'?`
+
+Imports only dreamer.config, so that slurm/profiles.py can use it as well.
 """
 
 from __future__ import annotations
@@ -29,11 +31,12 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 class Node(NamedTuple):
-    """A value with its place in the file."""
+    """A value and its place in the file."""
 
     value: Any  # dict[str, Node] | list[Node] | str | int | float | bool | None
     where: str  # "suites/x.yaml:12"
     path: str  # "grid.behaviour[1]", "" for the whole file
+    written: str | None = None  # a scalar's own text, quotes removed: "0123", "off"
 
     def error(self, message: str) -> UserError:
         """The error to raise about this value."""
@@ -168,7 +171,8 @@ class _Converter:
             assert isinstance(node, yaml.ScalarNode)
             value = self._scalar(node, here)
         self.open.discard(id(node))
-        return Node(value, where, path)
+        written = node.value if isinstance(node, yaml.ScalarNode) else None
+        return Node(value, where, path, written)
 
     def _mapping(self, node: yaml.MappingNode, path: str, here: Node) -> dict[str, Node]:
         self._refuse_tag(node, here)

@@ -1,4 +1,4 @@
-"""What one run's folder holds, read once, and what may be found wrong with it."""
+"""What the folder of one run holds, read once, and findings about it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from dreamer import run_folder
 from suites.language.suite import Run
-from suites.record import folder as records
+from suites.record.folder import state_of
+from suites.record.metrics import read_metrics
 
 
 class Finding(NamedTuple):
-    """Something that is not as it should be."""
+    """A problem that an audit found."""
 
     kind: str
     run_id: str  # "" for findings about the suite
@@ -21,33 +23,35 @@ class Finding(NamedTuple):
     todo: str
 
 
-class Recorded(NamedTuple):
+class RunContents(NamedTuple):
     """What a run's folder holds."""
 
     run: Run
     folder: Path
     state: str
-    status: records.Status
+    status: run_folder.StatusRecord
     config: dict[str, Any] | None
     metrics: list[dict[str, Any]]
     line_problems: list[str]
     returns: int | None  # hash of the training episodes' returns
-    stories: dict[int, dict[str, Any]]  # provenance.json by attempt
+    provenances: dict[int, dict[str, Any]]  # provenance.json by attempt
 
 
-def read(results: Path, run: Run) -> Recorded:
+def read(results: Path, run: Run) -> RunContents:
     """The run's folder in `results`; what is not there or damaged is empty or None."""
-    folder = records.run_folder(results, run.run_id)
-    status = records.read_status(folder)
-    metrics, problems = records.read_metrics(folder / "metrics.jsonl")
+    folder = run_folder.run_path(results, run.run_id)
+    status = run_folder.read_status(folder)
+    metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
-    numbers = records.attempts(folder)
-    stories = {n: read_json(folder / f"attempts/{n}/provenance.json") for n in numbers}
-    return Recorded(
-        run, folder, records.state_of(folder, status), status or {},
-        read_json(folder / "config.json"), metrics, problems,
+    numbers = run_folder.attempts(folder)
+    provenances = {
+        n: read_json(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE) for n in numbers
+    }
+    return RunContents(
+        run, folder, state_of(folder, status), status or {},
+        read_json(folder / run_folder.CONFIG), metrics, problems,
         hash(tuple(returns)) if len(returns) > 1 else None,
-        {n: found for n, found in stories.items() if found is not None},
+        {n: found for n, found in provenances.items() if found is not None},
     )  # fmt: skip
 
 

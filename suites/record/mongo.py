@@ -9,12 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from suites.record import folder as records
+from dreamer import run_folder
+from dreamer.run_folder import State
 from suites.record import mongo_urls
-from suites.record.contents import Finding, Recorded
+from suites.record.contents import Finding, RunContents
+from suites.record.metrics import Values, values_by_attempt, values_of
+from suites.record.provenance import origin
 
-SAME = 1e-12  # values that differ by less, relatively, were only rounded by the server
-PUSH = "python -m suites.audit SUITE --push"
+# Values that differ by less, relatively, are the same, only rounded by the server.
+SAME = 1e-12
+PUSH = "python -m suites.push SUITE"
 
 
 class Server:
@@ -31,7 +35,7 @@ class Server:
 
     # --- Comparing --------------------------------------------------------------------------------
 
-    def check_run(self, r: Recorded) -> Iterator[Finding]:
+    def check_run(self, r: RunContents) -> Iterator[Finding]:
         """What differs between a run's files and the database."""
         documents, measured = self._read(r)
         for number, values in _truth(r).items():
@@ -46,7 +50,7 @@ class Server:
             status = _status(r, number)
             if document["status"] != status:
                 yield finding(f"says {document['status']}, the run {status}")
-            if number in r.stories and _origin(document) != records.origin(r.stories[number]):
+            if number in r.provenances and _origin(document) != origin(r.provenances[number]):
                 yield finding("tells another origin")
             lacks = sum(_lacks(points, measured[number].get(n)) for n, points in values.items())
             if lacks:
@@ -55,14 +59,17 @@ class Server:
                 yield finding(f"lacks {name}, or its checksum is wrong")
 
     def check_others(
-        self, results: Path, recorded: Sequence[Recorded], suites: set[str]
+        self, results: Path, recorded: Sequence[RunContents], suites: set[str]
     ) -> Iterator[Finding]:
         """Attempts that only the database knows. `suites`: names of those that are here whole."""
-        attempts = {r.run.run_id: set(records.attempts(r.folder)) for r in recorded}
+        attempts = {r.run.run_id: set(run_folder.attempts(r.folder)) for r in recorded}
         named = {"$project": {"suites": "$info.provenance.suites"}}
         for document in self.runs.aggregate([named]):
             run_id, _, number = str(document["_id"]).rpartition("-")
-            if not number.isdecimal() or (results / "sacred" / document["_id"]).exists():
+            if (
+                not number.isdecimal()
+                or (run_folder.sacred_path(results) / document["_id"]).exists()
+            ):
                 continue  # not of ours, or of a run that was started --fresh since
             if run_id in attempts and int(number) not in attempts[run_id]:
                 text, todo = f"only {self.name} knows it", "bring its run folder here"
@@ -71,9 +78,9 @@ class Server:
                 text, todo = f"in {self.name}; the suite has no such run", "restore its suite"
                 yield Finding("unexpected", run_id, int(number), text, todo)
 
-    def _read(self, r: Recorded) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
+    def _read(self, r: RunContents) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
         """Of each attempt its document, if there is one, and its metrics by name."""
-        numbers = {f"{r.run.run_id}-{n}": n for n in records.attempts(r.folder)}
+        numbers = {f"{r.run.run_id}-{n}": n for n in run_folder.attempts(r.folder)}
         left_out = {"captured_out": False, "experiment": False}
         found = self.runs.find({"_id": {"$in": list(numbers)}}, left_out)
         documents = {numbers[document["_id"]]: document for document in found}
@@ -83,13 +90,13 @@ class Server:
         return documents, measured
 
     def _wrong_artifacts(
-        self, r: Recorded, number: int, document: Mapping[str, Any]
+        self, r: RunContents, number: int, document: Mapping[str, Any]
     ) -> Iterator[str]:
         """Files of a completed attempt that the database lacks or holds differently."""
         if document["status"] != "COMPLETED":
             return
         held = {one["name"]: one["file_id"] for one in document.get("artifacts") or ()}
-        for name, checksum in (r.stories.get(number, {}).get("artifacts") or {}).items():
+        for name, checksum in (r.provenances.get(number, {}).get("artifacts") or {}).items():
             if self._checksum(held.get(f"run_{name}")) != checksum:
                 yield name
 
@@ -104,10 +111,10 @@ class Server:
 
     # --- Filling in -------------------------------------------------------------------------------
 
-    def push(self, r: Recorded) -> int:
+    def push(self, r: RunContents) -> int:
         """Fills in what is missing of a run; returns how many things were. A run that goes on is
         left to its own process."""
-        if r.state == records.RUNNING:
+        if r.state == State.RUNNING:
             return 0
         documents, measured = self._read(r)
         filled = 0
@@ -139,7 +146,7 @@ class Server:
         }
         self.metrics.update_one({"run_id": run_id, "name": name}, {"$set": change}, upsert=True)
 
-    def _push_document(self, r: Recorded, number: int, document: dict[str, Any]) -> int:
+    def _push_document(self, r: RunContents, number: int, document: dict[str, Any]) -> int:
         """The attempt's status, origin, artifacts and list of metrics, where they differ."""
         run_id, status = document["_id"], _status(r, number)
         change: dict[str, Any] = {}
@@ -148,12 +155,15 @@ class Server:
             change["stop_time"] = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
             done = status == "COMPLETED"
             change["result"] = r.status.get("evaluate_return") if done else None
-        if number in r.stories and _origin(document) != records.origin(r.stories[number]):
-            change["info.provenance"] = records.origin(r.stories[number])
+        if number in r.provenances and _origin(document) != origin(r.provenances[number]):
+            change["info.provenance"] = origin(r.provenances[number])
         held = {one["name"]: one for one in document.get("artifacts") or ()}
         for name in self._wrong_artifacts(r, number, document):
             path = r.folder / name
-            if path.exists() and records.sha256(path) == r.stories[number]["artifacts"][name]:
+            if (
+                path.exists()
+                and run_folder.sha256(path) == r.provenances[number]["artifacts"][name]
+            ):
                 data, where = path.read_bytes(), f"artifact://runs/{run_id}/run_{name}"
                 delete_files(self.files, where)
                 file_id = self.files.put(data, filename=where)
@@ -169,6 +179,18 @@ class Server:
         return len(change)
 
 
+def connect_all(asked: str | None, named: Sequence[str]) -> list[Server]:
+    """The servers that suites name, that of --mongo (`asked`) and that of DREAMER_MONGO_URL, each
+    once. Raises UserError if one cannot be reached."""
+    if asked:
+        mongo_urls.give(asked)
+    servers = []
+    for url in dict.fromkeys(mongo_urls.all_urls(named)):
+        with mongo_urls.failures_told(url):
+            servers.append(Server(url))
+    return servers
+
+
 def delete_files(files: Any, filename: str) -> None:
     """All of a GridFS with this name: damaged ones, and ones whose storing was not confirmed."""
     for file in list(files.find({"filename": filename})):
@@ -179,10 +201,10 @@ def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
     return (document.get("info") or {}).get("provenance") or {}
 
 
-def _truth(r: Recorded) -> dict[int, records.Values]:
+def _truth(r: RunContents) -> dict[int, Values]:
     """What each attempt measured, by the run's files."""
-    numbers = records.attempts(r.folder)
-    return records.values_by_attempt(records.values_of(r.metrics), numbers, r.stories)
+    numbers = run_folder.attempts(r.folder)
+    return values_by_attempt(values_of(r.metrics), numbers, r.provenances)
 
 
 def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> int:
@@ -198,17 +220,17 @@ def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> 
     return len(points) - same
 
 
-def _status(r: Recorded, number: int) -> str:
+def _status(r: RunContents, number: int) -> str:
     """How an attempt stands: the last as the run, earlier ones by the errors that they left."""
     if number == r.status.get("attempt"):
-        return "INTERRUPTED" if r.state == records.DEAD else str(r.status.get("status"))
-    failed = (r.folder / "attempts" / str(number) / "error.txt").exists()
+        return "INTERRUPTED" if r.state == State.DEAD else str(r.status.get("status"))
+    failed = (run_folder.attempt_path(r.folder, number) / run_folder.ERROR).exists()
     return "FAILED" if failed else "INTERRUPTED"
 
 
-def _document(r: Recorded, number: int) -> dict[str, Any]:
-    """A run as Sacred's MongoObserver would have written it, from the attempt's story."""
-    found = r.stories.get(number, {})
+def _document(r: RunContents, number: int) -> dict[str, Any]:
+    """A run as Sacred's MongoObserver would have written it, from the attempt's provenance."""
+    found = r.provenances.get(number, {})
     git = found.get("git") or {}
     started = found.get("started")
     start = datetime.datetime.fromisoformat(started) if started else None

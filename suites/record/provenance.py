@@ -11,9 +11,14 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dreamer import run_folder
+from suites.execution.environment import cores
+from suites.record.metrics import read_metrics, values_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DIFF_BYTES = 1_000_000
@@ -41,7 +46,7 @@ class Code(NamedTuple):
 
 
 def code(root: Path = ROOT) -> Code:
-    """The code in `root`, now; a snapshot (slurm/snapshot.py) says what it is a copy of."""
+    """The version of the code in `root`; a snapshot (slurm/snapshot.py) names what it copied."""
     try:
         return Code(**json.loads((root / "code.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -101,11 +106,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def _processor() -> str:
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -119,3 +119,42 @@ def without_credentials(text: str) -> str:
     """The text with `user:password@` cut out of every URL, up to its last @: a password may hold
     characters that it should not."""
     return re.sub(r"(\w[\w+.-]*://)\S*@", r"\1", text)
+
+
+def origin(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What Sacred's record keeps of a provenance.json: all but configuration and packages, which
+    have places of their own there."""
+    return {key: value for key, value in values.items() if key not in ("config", "packages")}
+
+
+class Provenance:
+    """provenance.json of an attempt, and its copy in Sacred's record."""
+
+    def __init__(self, folder: Path, attempt: int, values: dict[str, Any]):
+        """`folder`: of the run. Writes `values` at once, since training may fail early."""
+        self._path = run_folder.attempt_path(folder, attempt) / run_folder.PROVENANCE
+        self._metrics = folder / run_folder.METRICS
+        self._info: dict[str, Any] = {}
+        self.values = values
+        self.update()
+
+    def update(self, **values: Any) -> None:
+        """Sets values and writes the file again."""
+        self.values.update(values)
+        run_folder.write_json(self._path, self.values)
+        self._info["provenance"] = origin(self.values)
+
+    def copy_to(self, info: dict[str, Any]) -> None:
+        """Keeps a copy in `info` of Sacred's record from now on."""
+        self._info = info
+        self.update()
+
+    def begin(self, logged: int) -> None:
+        """At the first progress of the attempt: notes what metrics.jsonl held before. `logged`: how
+        many of its records the attempt has added already."""
+        if self.values["from_values"] is None:
+            before, _ = read_metrics(self._metrics)
+            before = before[: len(before) - logged]
+            env_steps = before[-1]["env_steps"] if before else 0
+            counts = {name: len(points) for name, points in values_of(before).items()}
+            self.update(from_env_steps=env_steps, from_values=counts)

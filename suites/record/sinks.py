@@ -16,8 +16,9 @@ from typing import Any
 from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 
+from dreamer import run_folder
+from dreamer.run_folder import write_json
 from suites.record import mongo, mongo_urls
-from suites.record.folder import write_json
 from suites.record.provenance import without_credentials
 
 RETRY_AFTER_S = 5.0
@@ -171,7 +172,7 @@ class LaterSink(Sink):
             if self._waiting:
                 warnings.warn(
                     f"{self.name} lacks the last {len(self._waiting)} events of this attempt; "
-                    "`python -m suites.audit SUITE --push` fills them in",
+                    "`python -m suites.push SUITE` sends them",
                     stacklevel=2,
                 )
 
@@ -187,12 +188,14 @@ def is_final(error: Exception) -> bool:
 
 def file_sink(results: Path) -> Sink:
     """Sacred's FileStorageObserver in `results/sacred`."""
-    return Sink(Files(results / "sacred"), "results/sacred")
+    return Sink(Files(run_folder.sacred_path(results)), "results/sacred")
 
 
 class Mongo(MongoObserver):
     """Sacred's MongoObserver, but that failures are raised, so that an event can be told again, and
     an event that was told twice (its answer was lost) is recorded once."""
+
+    run_entry: dict[str, Any]
 
     def insert(self) -> None:
         query = {"_id": self.run_entry["_id"]}
@@ -204,11 +207,13 @@ class Mongo(MongoObserver):
     def final_save(self, attempts: int) -> None:
         self.save()
 
-    def artifact_event(self, name: str, filename: str, **arguments: Any) -> None:
+    def artifact_event(
+        self, name: Any, filename: Any, metadata: Any = None, content_type: Any = None
+    ) -> None:
         before = self.run_entry["artifacts"]
         self.run_entry["artifacts"] = [entry for entry in before if entry["name"] != name]
         mongo.delete_files(self.fs, f"artifact://runs/{self.run_entry['_id']}/{name}")
-        super().artifact_event(name, filename, **arguments)
+        super().artifact_event(name, filename, metadata, content_type)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
         """Appends each metric's new values behind the `sent` ones, wherever the last try ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slurm import doctor
-from slurm.sbatch import make_profile
+from slurm.profiles import load_profile
 from suites import run
 
 
@@ -32,20 +32,25 @@ def test_an_egl_device_that_is_not_cuda_s_is_named():
 
 
 def test_a_renderer_that_hangs_is_told_from_one_that_is_not_installed(monkeypatch, tmp_path):
+    (tmp_path / "slurm").mkdir()
+    checks = tmp_path / "slurm/checks.py"  # in place of the real one
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
     monkeypatch.setattr(doctor, "RENDER_WITHIN_S", 1.0)
-    monkeypatch.setattr(doctor, "RENDER", "import time; time.sleep(60)")
+    checks.write_text("import time; time.sleep(60)")
     rows = list(doctor.check_renderers(tmp_path, quick=True, cuda=[]))
     assert [row.verdict for row in rows] == [doctor.WARN, doctor.WARN, doctor.FAIL]
     assert rows[0].found == "no answer within 1 s" and rows[0].todo == doctor.HANGS
     monkeypatch.setattr(doctor, "RENDER_WITHIN_S", 60.0)
-    monkeypatch.setattr(doctor, "RENDER", "raise ImportError('no libOSMesa')")
+    checks.write_text("raise ImportError('no libOSMesa')")
     rows = list(doctor.check_renderers(tmp_path, quick=True, cuda=[]))
     assert "no libOSMesa" in rows[1].found and "libosmesa6" in rows[1].todo
 
 
-def test_the_node_is_asked_for_as_the_profile_says():
-    given = {"partition": "gpu", "gpus_per_node": 1, "time": 600, "sbatch": ["--exclusive"]}
-    words = doctor.srun(make_profile("p", given, "p"))
+def test_the_node_is_asked_for_as_the_profile_says(tmp_path, monkeypatch):
+    given = "p: {partition: gpu, gpus_per_node: 1, time: 600, sbatch: [--exclusive]}\n"
+    (tmp_path / "profiles.yaml").write_text(given)
+    monkeypatch.setenv("DREAMER_SLURM_PROFILES", str(tmp_path / "profiles.yaml"))
+    words = doctor.srun(load_profile("p"))
     assert {"--partition=gpu", "--gpus-per-node=1", "--exclusive", "--time=30"} <= set(words)
     assert "--time=600" not in words
 

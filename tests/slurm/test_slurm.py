@@ -23,15 +23,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import profile_of
 
-from dreamer.checkpoint import checkpoint_paths, load_checkpoint
-from dreamer.config import UserError, config_from_dict
+from dreamer import run_folder
+from dreamer.checkpoint import load_checkpoint
+from dreamer.config import config_from_dict
+from dreamer.run_folder import checkpoint_paths
 from dreamer.train import train
-from slurm import job
-from slurm import sbatch as executor
+from slurm import job, sbatch
 from suites.execution import cluster
+from suites.execution.executors import states as states_of
 from suites.language.suite import Run, expand
-from suites.record import folder as records
+from suites.record.folder import make_folder
 from suites.run import choose, parse
 from suites.status import collect
 
@@ -74,7 +77,7 @@ def slurm(running_cluster: dict[str, str]) -> dict[str, str]:
     """The environment of someone who uses the cluster; its queue is empty, whatever the test
     before left."""
     if queue():
-        executor.ask("scancel", f"--user={os.geteuid()}")
+        sbatch.ask("scancel", f"--user={os.geteuid()}")
         wait_for(lambda: not queue(), "an empty queue")
     return running_cluster
 
@@ -130,12 +133,12 @@ def errors(text: str) -> int:
 def by_seed(suite: Path) -> dict[int, tuple[Run, Path]]:
     results = suite.parent / "results"
     runs = expand(suite).runs
-    return {r.config["seed"]: (r, records.run_folder(results, r.run_id)) for r in runs}
+    return {r.config["seed"]: (r, run_folder.run_path(results, r.run_id)) for r in runs}
 
 
 def queue() -> list[tuple[str, str]]:
     """(job, state) of everything that SLURM has."""
-    lines = executor.ask("squeue", "--noheader", "--array", "--format=%F_%K %T").splitlines()
+    lines = sbatch.ask("squeue", "--noheader", "--array", "--format=%F_%K %T").splitlines()
     return [(line.split()[0], line.split()[1]) for line in lines]
 
 
@@ -165,7 +168,7 @@ def pause(folders: dict[int, Path]) -> dict[int, int]:
 def pause_if_running(folder: Path) -> int | None:
     """Its process, unless it ended before."""
     wait_for(lambda: checkpoint_paths(folder / "checkpoints"), "a checkpoint")
-    status = records.read_status(folder)
+    status = run_folder.read_status(folder)
     if not status or status["status"] != "RUNNING":
         return None
     with contextlib.suppress(ProcessLookupError):
@@ -191,7 +194,7 @@ def parent(process: int) -> int:
 def jobs(folders: dict[int, Path]) -> dict[int, str]:
     found = {}
     for seed, folder in folders.items():
-        status = records.read_status(folder)
+        status = run_folder.read_status(folder)
         assert status
         found[seed] = status["executor"].removeprefix("slurm ")
     return found
@@ -199,7 +202,7 @@ def jobs(folders: dict[int, Path]) -> dict[int, str]:
 
 def endings(folder: Path) -> list[str]:
     """Why each attempt ended, where its job could still say so."""
-    paths = [folder / f"attempts/{n}/slurm.json" for n in records.attempts(folder)]
+    paths = [folder / f"attempts/{n}/slurm.json" for n in run_folder.attempts(folder)]
     return [json.loads(path.read_text())["ended"] for path in paths if path.exists()]
 
 
@@ -262,14 +265,14 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     late_process = pause_if_running(late_folder)
     job_of = jobs(folders)
     assert set(states(suite).values()) == {"running"}
-    executor.ask("scontrol", "requeue", job_of[0])
+    sbatch.ask("scontrol", "requeue", job_of[0])
     for number in ("TERM", "USR2"):  # what submitit sends for a preemption
-        executor.ask("scancel", f"--signal={number}", job_of[1])
+        sbatch.ask("scancel", f"--signal={number}", job_of[1])
     os.kill(paused[2], signal.SIGKILL)
     os.kill(parent(paused[3]), signal.SIGKILL)  # as when a node goes away: nobody says a word
     os.kill(paused[3], signal.SIGKILL)
     assert "1 of 1 runs" in command("cancel", suite, "--only", "seed=4")[1]
-    executor.ask("scancel", "--signal=USR2", job_of[5])  # and for a time-out
+    sbatch.ask("scancel", "--signal=USR2", job_of[5])  # and for a time-out
     subprocess.run([SCRIPT, "stop-node"], check=True, timeout=60)
     for seed in (1, 5, 6, 7):
         go_on(paused[seed])
@@ -301,7 +304,7 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     assert why[4] == ["cancelled", "completed"]
     assert why[6] == ["completed"] == why[7]
     for seed, (run, folder) in by_seed(suite).items():
-        assert records.attempts(folder) == ([1] if seed in (6, 7) else [1, 2])
+        assert run_folder.attempts(folder) == ([1] if seed in (6, 7) else [1, 2])
         assert_same_as_uninterrupted(run, folder, tmp_path)
 
 
@@ -317,14 +320,14 @@ def test_runs_that_share_a_job_have_fates_of_their_own(slurm, tmp_path):
     code, out, err = command("run", suite)
     assert code == 1 and out.strip() == "2 done, 2 failed" and "not finite" in err
     for run in expand(suite).runs:
-        folder = records.run_folder(tmp_path / "results", run.run_id)
+        folder = run_folder.run_path(tmp_path / "results", run.run_id)
         failed = run.config["model_learning_rate"] > 1
         assert endings(folder) == ["failed" if failed else "completed"]
         assert ("FloatingPointError" in (folder / "attempts/1/log.txt").read_text()) == failed
     assert "submitted 2 runs as 1 jobs" in command("run", suite, "--retry-failed")[1]
     wait_for(lambda: not queue(), "the second job's end")
     assert command("run", suite)[1].strip() == "2 done, 2 failed"
-    attempts = [records.attempts(f) for f in (tmp_path / "results/runs").iterdir()]
+    attempts = [run_folder.attempts(f) for f in (tmp_path / "results/runs").iterdir()]
     assert sorted(attempts) == [[1], [1], [1, 2], [1, 2]]
 
 
@@ -340,7 +343,7 @@ def test_queued_runs_keep_the_code_they_were_submitted_with(slurm, tmp_path):
         for path in (checkout / package).glob("*.py"):
             path.write_text("raise SystemExit('this is not the code that was meant')\n")
     [(job_id, _)] = queue()
-    executor.ask("scontrol", "release", job_id.split("_")[0])
+    sbatch.ask("scontrol", "release", job_id.split("_")[0])
     wait_for(lambda: not queue(), "the job's end")
     assert states(suite) == {0: "done"}
 
@@ -438,7 +441,7 @@ def test_the_doctor_examines_a_node_set_up_as_for_a_job(slurm, tmp_path):
 
 @needs_slurm
 def test_ten_thousand_runs_are_chunked_below_the_cluster_s_limit(slurm, tmp_path):
-    limit = executor.ask("scontrol", "show", "config")
+    limit = sbatch.ask("scontrol", "show", "config")
     assert "MaxArraySize            = 1001" in limit
     suite = write_suite(tmp_path / "suite.yaml", seeds=list(range(10_000)))
     code, out, _ = command("run", suite, "--plan")
@@ -453,7 +456,7 @@ def test_runs_of_a_cluster_that_is_gone_can_be_taken_back(tmp_path, monkeypatch,
     suite = write_suite(tmp_path / "suite.yaml", seeds=3)
     results = tmp_path / "results"
     runs = expand(suite).runs
-    records.make_folder(cluster.home(results))
+    make_folder(cluster.home(results))
     cluster._append(results, batch="suite-1", jobs=[[run.run_id] for run in runs])
     cluster._append(results, batch="suite-1", array="17")
     monkeypatch.setenv("PATH", str(tmp_path))  # no squeue here
@@ -462,46 +465,19 @@ def test_runs_of_a_cluster_that_is_gone_can_be_taken_back(tmp_path, monkeypatch,
     some = ("--only", "seed=[12]")
     assert command("cancel", suite, *some)[0] == 2
     code, out, _ = command("cancel", suite, *some, "--forget")
-    assert code == 0 and "2 of 2 runs taken back" in out
+    assert code == 0 and "2 of 2 runs forgotten" in out
     assert states(suite) == {0: "unknown", 1: "missing", 2: "missing"}
-    todo = choose(parse([str(suite)]), runs, cluster.look(results, runs))
+    todo = choose(parse([str(suite)]), runs, states_of(results, (run.run_id for run in runs)))
     assert [run.config["seed"] for run in todo] == [1, 2]
     assert "suites.cancel --forget" in capsys.readouterr().err
 
 
-def test_chunks_hold_everything_once_in_order():
-    found = executor.chunks(range(10_000), 999)
+def test_chunks_hold_everything_once_in_order(tmp_path):
+    found = sbatch.chunks(range(10_000), 999)
     assert [item for chunk in found for item in chunk] == [*range(10_000)]
     assert len(found) == 11 and max(map(len, found)) == 999
-    profile = executor.make_profile("p", {"gpus_per_node": 2}, "p")
+    profile = profile_of(tmp_path, "gpus_per_node: 2")
     assert cluster.forecast(10_000, profile, 3, 500) == (1667, 4)
-
-
-@pytest.mark.parametrize(
-    ("given", "complaint"),
-    [
-        ({"partitoin": "gpu"}, "no option 'partitoin'; valid are account, "),
-        ({"job_name": "mine"}, "no option 'job_name'"),
-        ({"time": "4:00:00"}, "time: a whole number"),
-        ({"max_submit_jobs": 0}, "max_submit_jobs: a whole number"),
-        ({"environment": {"A B": 1}}, "environment: names and values"),
-        ({"sbatch": ["-p gpu"]}, "--option or --option=value"),
-        ({"setup": "module load cuda"}, "setup: a list of lines"),
-        ({"requeue": "maybe"}, "requeue: true or false"),
-    ],
-)
-def test_profiles_with_mistakes_are_refused(given, complaint):
-    with pytest.raises(UserError, match=complaint):
-        executor.make_profile("p", given, "profiles.yaml: p")
-
-
-def test_the_committed_profiles_are_valid_and_unknown_ones_named(monkeypatch):
-    monkeypatch.delenv("DREAMER_SLURM_PROFILES", raising=False)
-    names = yaml.safe_load(executor.PROFILES.read_text())
-    assert {executor.load_profile(name).name for name in names} == set(names)
-    assert executor.load_profile(None).name == "default"
-    with pytest.raises(UserError, match=r"no profile 'defualt'.*default"):
-        executor.load_profile("defualt")
 
 
 def test_why_a_job_is_told_to_stop(monkeypatch):

@@ -7,52 +7,27 @@ import random
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
 
-from dreamer.config import config_from_dict, make_config
+from dreamer import run_folder
+from dreamer.config import UserError, config_from_dict
+from dreamer.run_folder import State
 from dreamer.train import Progress
-from suites.execution import attempt as experiment
-from suites.execution.attempt import EXIT_CODES, Spec, execute
-from suites.language.suite import expand, run_id
-from suites.record import folder as records
-from suites.record import mongo_urls
-from suites.record import sinks as observers
-
-ROOT = Path(__file__).parents[2]
-QUICK = {
-    "task": "toy_dot",
-    "device": "cpu",
-    "env_steps": 300,
-    "time_limit_env_steps": 60,
-    "length": 10,
-    "batch_size": 4,
-    "seed_episodes": 2,
-    "first_updates": 4,
-    "updates_per_1000_env_steps": 40,
-    "log_every_updates": 3,
-    "eval_every_env_steps": 100,
-    "eval_episodes": 1,
-    "checkpoint_every_env_steps": 60,
-}
+from suites.execution import heartbeat
+from suites.execution.attempt import execute
+from suites.execution.spec import EXIT_CODES, Spec
+from suites.language.identity import run_id
+from suites.language.suite import expand
+from suites.record import mongo_urls, sinks
+from suites.record.folder import BusyError, is_locked, locked, make_folder, state_of
 
 
-def spec_in(results: Path, **settings) -> Spec:
-    config = vars(make_config("tiny", QUICK | settings))
-    return Spec(run_id(config), dict(config), ["test"], str(results))
-
-
-def metrics_of(spec: Spec) -> list[dict]:
-    """What was computed: all records but those of wall-clock time."""
-    lines = (spec.folder / "metrics.jsonl").read_text().splitlines()
-    return [r for r in map(json.loads, lines) if r["kind"] != "time"]
-
-
-def story_of(spec: Spec, attempt: int) -> dict:
+def provenance_of(spec: Spec, attempt: int) -> dict:
     return json.loads((spec.folder / f"attempts/{attempt}/provenance.json").read_text())
 
 
@@ -78,11 +53,11 @@ def done(tmp_path_factory) -> Spec:
 
 
 def test_a_run_leaves_its_whole_story(done):
-    status = records.read_status(done.folder)
+    status = run_folder.read_status(done.folder)
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
-    assert records.state_of(done.folder, status) == records.DONE
-    story = story_of(done, 1)
+    assert state_of(done.folder, status) == State.DONE
+    story = provenance_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
     assert story["packages"]["torch"] and story["machine"]["processor"]
@@ -99,9 +74,9 @@ def test_sacred_s_record_says_the_same(done):
     folder = Path(done.results) / "sacred" / f"{done.run_id}-1"
     run = json.loads((folder / "run.json").read_text())
     assert run["status"] == "COMPLETED" and run["result"] is not None
-    assert set(run["artifacts"]) == {f"run_{name}" for name in records.ARTIFACTS}
-    artifacts = story_of(done, 1)["artifacts"]
-    assert {name: records.sha256(folder / f"run_{name}") for name in artifacts} == artifacts
+    assert set(run["artifacts"]) == {f"run_{name}" for name in run_folder.ARTIFACTS}
+    artifacts = provenance_of(done, 1)["artifacts"]
+    assert {name: run_folder.sha256(folder / f"run_{name}") for name in artifacts} == artifacts
     config = json.loads((folder / "config.json").read_text())
     assert config_from_dict(config) == config_from_dict(done.config)
     truth = metrics_of(done)
@@ -132,10 +107,10 @@ def test_stopped_at_random_ten_times_it_ends_with_the_same_results(done, tmp_pat
         sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-{attempt}" / "run.json"
         assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
         # By this, analysis tells which attempt made a value; null: it was stopped before any.
-        assert story_of(spec, attempt)["from_env_steps"] in (reached, None)
+        assert provenance_of(spec, attempt)["from_env_steps"] in (reached, None)
         reached = status["env_steps"]
     assert execute(spec)["status"] == "COMPLETED"
-    assert story_of(spec, 11)["from_env_steps"] == reached > 0
+    assert provenance_of(spec, 11)["from_env_steps"] == reached > 0
     assert metrics_of(spec) == metrics_of(done)
 
 
@@ -153,34 +128,36 @@ def test_a_failure_is_recorded_with_its_traceback_and_can_be_tried_again(tmp_pat
 
 def test_two_processes_do_not_execute_one_run(tmp_path):
     spec = spec_in(tmp_path)
-    records.make_folder(spec.folder)
-    with records.locked(spec.folder):
-        with pytest.raises(records.BusyError):
+    make_folder(spec.folder)
+    with locked(spec.folder):
+        with pytest.raises(BusyError):
             execute(spec)
-    assert not records.is_locked(spec.folder)
+    assert not is_locked(spec.folder)
 
 
-def board_at(tmp_path, monkeypatch, moments):
+def status_after(tmp_path, monkeypatch, moments):
     """What a run's status says of rate and time left after each (seconds, env_steps)."""
     time_s = [0.0]
-    monkeypatch.setattr(experiment.time, "monotonic", lambda: time_s[0])
+    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
     spec.folder.mkdir(parents=True)
-    board = experiment._Board(spec, config_from_dict(spec.config), 1, "", {}, lambda status: None)
+    config = config_from_dict(spec.config)
+    status_file = heartbeat.StatusFile(spec, config, 1, "", {}, lambda status: None)
     said = []
     for seconds, env_steps in moments:
         time_s[0] = seconds
-        board.progress(Progress(env_steps, 0, 0, None, None))
-        board.beat()
-        said.append((board.status["env_steps_per_second"], board.status["seconds_left"]))
-    board.finish("COMPLETED")
-    return said, board.status
+        status_file.progress(Progress(env_steps, 0, 0, None, None))
+        status_file.beat()
+        status = status_file.status
+        said.append((status["env_steps_per_second"], status["seconds_left"]))
+    status_file.finish("COMPLETED")
+    return said, status_file.status
 
 
 def test_a_pause_is_left_out_of_the_rate(tmp_path, monkeypatch):
     """Ten env_steps a second, an hour asleep, then ten a second again."""
     moments = [(5, 100), (10, 150), (15, 200), (3615, 200), (3620, 250)]
-    said, last = board_at(tmp_path, monkeypatch, moments)
+    said, last = status_after(tmp_path, monkeypatch, moments)
     assert said == [(None, None), (10, 985), (10, 980), (10, 980), (10, 975)]
     assert last["env_steps_per_second"] == 150 / 20
 
@@ -189,16 +166,16 @@ def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
     """Ten episodes, each collected in 10 s and learned from in 490: two env_steps a second."""
     beats = range(0, 5001, 5)
     moments = [(s, 1000 * (s // 500) + min(1000, 100 * (s % 500))) for s in beats]
-    said, _ = board_at(tmp_path, monkeypatch, moments)
+    said, _ = status_after(tmp_path, monkeypatch, moments)
     in_burst, late = said[beats.index(1010)], said[beats.index(2990) :]
     assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
     spec = spec_in(tmp_path)
-    records.make_folder(spec.folder)
+    make_folder(spec.folder)
     (spec.folder / "config.json").write_text("{")
-    with pytest.raises(records.UserError, match=r"config\.json: damaged; .* --fresh"):
+    with pytest.raises(UserError, match=r"config\.json: damaged; .* --fresh"):
         execute(spec)
 
 
@@ -216,13 +193,13 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
     pytest.importorskip("pymongo")
     monkeypatch.setenv("DREAMER_MONGO_URL", "mongodb://somebody:hunter2@127.0.0.1:9/lab")
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.2)
-    monkeypatch.setattr(observers, "LAST_WAIT_S", 1.0)
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 1.0)
     spec = spec_in(tmp_path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert execute(spec)["status"] == "COMPLETED"
     said = " ".join(str(w.message) for w in caught)
-    assert "mongodb://127.0.0.1:9/lab" in said and "--push" in said
+    assert "mongodb://127.0.0.1:9/lab" in said and "suites.push" in said
     out = capfd.readouterr()
     written = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert b"hunter2" not in written and "hunter2" not in said + out.out + out.err
@@ -234,7 +211,7 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 
 def worker(spec: Spec) -> subprocess.Popen:
     process = subprocess.Popen(
-        [sys.executable, "-m", "suites.execution.attempt"],
+        [sys.executable, "-m", "suites.execution.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -245,13 +222,6 @@ def worker(spec: Spec) -> subprocess.Popen:
     return process
 
 
-def wait_until(condition, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-
-
 LONG = {"env_steps": 100_000}  # longer than anyone waits
 
 
@@ -260,16 +230,16 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
-    assert records.state_of(spec.folder, records.read_status(spec.folder)) == records.RUNNING
+    assert state_of(spec.folder, run_folder.read_status(spec.folder)) == State.RUNNING
     if how == "parent":
         process.stdin.close()  # what the worker sees when its parent is killed
     else:
         process.send_signal(getattr(signal, how))
     assert process.wait(60) == EXIT_CODES["INTERRUPTED"]
     process.stdout.close()
-    status = records.read_status(spec.folder)
+    status = run_folder.read_status(spec.folder)
     assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
-    assert records.state_of(spec.folder, status) == records.STOPPED
+    assert state_of(spec.folder, status) == State.STOPPED
     assert list((spec.folder / "checkpoints").glob("*.pt"))
     assert (spec.folder / "attempts/1/log.txt").exists()
 
@@ -281,8 +251,8 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = records.read_status(spec.folder)
-    assert records.state_of(spec.folder, status) == records.DEAD
+    status = run_folder.read_status(spec.folder)
+    assert state_of(spec.folder, status) == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
 

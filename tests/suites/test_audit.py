@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import SUITE
+from helpers import SUITE, Server
 
+from dreamer import run_folder
 from suites.audit import main
-from suites.execution.attempt import Spec, execute
+from suites.execution.attempt import execute
+from suites.execution.spec import Spec
 from suites.language.suite import Run, expand
-from suites.record import folder as records
 from suites.record import provenance
 
 
@@ -40,7 +41,7 @@ def copy(clean, tmp_path) -> Path:
 
 def first(folder: Path) -> tuple[Run, Path]:
     run = expand(folder / "suite.yaml").runs[0]
-    return run, records.run_folder(folder / "results", run.run_id)
+    return run, run_folder.run_path(folder / "results", run.run_id)
 
 
 def audit(folder: Path, capsys, *options: str) -> list[dict]:
@@ -152,7 +153,7 @@ def test_a_planted_defect_is_found(copy, capsys, kind):
 
 def test_renderers_that_differ_are_found(copy, capsys):
     for run, name in zip(expand(copy / "suite.yaml").runs, ("egl a GPU", "osmesa"), strict=True):
-        folder = records.run_folder(copy / "results", run.run_id)
+        folder = run_folder.run_path(copy / "results", run.run_id)
         edit_json(folder / "attempts/1/provenance.json", renderer=name)
     assert {f["kind"] for f in audit(copy, capsys)} == {"renderer differs"}
 
@@ -165,7 +166,7 @@ def test_defects_of_metrics_are_found(copy, capsys, text):
     assert any(text in f["text"] and f["run_id"] == run.run_id for f in found)
 
 
-def test_the_story_of_a_run(clean, capsys):
+def test_the_provenance_of_a_run(clean, capsys):
     run, _ = first(clean)
     assert main(["--run", run.run_id, "--results", str(clean / "results")]) == 0
     told = capsys.readouterr().out
@@ -181,8 +182,6 @@ def test_the_story_of_a_run(clean, capsys):
 @pytest.fixture
 def server(tmp_path):
     pytest.importorskip("pymongo")
-    from test_sinks import Server
-
     (tmp_path / "server").mkdir()
     running = Server(tmp_path / "server")
     running.start()
@@ -206,7 +205,7 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
     run, folder = first(clean)
     record = pushed[0][f"{run.run_id}-1"]
     assert record["status"] == "COMPLETED" and record["config"]["seed"] == run.config["seed"]
-    assert {a["name"] for a in record["artifacts"]} == {f"run_{n}" for n in records.ARTIFACTS}
+    assert {a["name"] for a in record["artifacts"]} == {f"run_{n}" for n in run_folder.ARTIFACTS}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     truth = [(m["env_steps"], m["kl"]) for m in lines if m["kind"] == "update"]
     metric = pushed[1][(f"{run.run_id}-1", "kl")]

@@ -19,7 +19,9 @@ from dreamer.config import (
     outcome_dict,
 )
 from dreamer.envs import TASKS, is_task
-from suites.language.suite import TASK_SETS, expand, merge, overrides_of, run_id
+from suites.language.axes import TASK_SETS
+from suites.language.identity import overrides_of, run_id
+from suites.language.suite import expand, merge
 
 SUITES = Path(__file__).parents[2] / "suites"
 COMMITTED = sorted(SUITES.glob("*.yaml"))

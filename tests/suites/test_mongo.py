@@ -10,17 +10,17 @@ import pytest
 import torch
 
 pytest.importorskip("pymongo")
-from test_run import SUITE
-from test_sinks import Server
+from helpers import SUITE, Server
 
 from analysis import make_figures, reproduction
 from analysis.read.files import FileSource
 from analysis.read.frame import load
 from analysis.read.mongo import MongoSource
 from suites import audit
-from suites.execution.attempt import Spec, execute
+from suites.execution.attempt import execute
+from suites.execution.spec import Spec
 from suites.language.suite import expand
-from suites.record import sinks as observers
+from suites.record import sinks
 
 # Questions whether to stop: one for each of 30 agent_steps of an episode, and for each update.
 IN_EVALUATION = 2 * 30 + 4 + 10  # behind the seed episodes and the first updates
@@ -57,7 +57,7 @@ def recorded(tmp_path_factory):
     )
     first.observers.append(server.url)
     patch = pytest.MonkeyPatch()
-    patch.setattr(observers, "LAST_WAIT_S", 300.0)  # a busy machine may need it
+    patch.setattr(sinks, "LAST_WAIT_S", 300.0)  # a busy machine may need it
     assert execute(first, should_stop=stop_at(IN_EVALUATION))["status"] == "INTERRUPTED"
     broken = stop_at(BEHIND_AN_EPISODE, RuntimeError("no power"))
     assert execute(first, should_stop=broken)["status"] == "FAILED"

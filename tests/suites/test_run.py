@@ -15,36 +15,19 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, SUITE
 
+from dreamer import run_folder
 from dreamer.config import UserError
-from suites.execution.cluster import look
-from suites.execution.local import default_workers, gpus, worker_environment
-from suites.forecast import make_plan
+from suites.execution.environment import gpus, worker_environment
+from suites.execution.executors import states
+from suites.execution.local import default_workers
+from suites.forecast import make_forecast
 from suites.language.suite import expand
-from suites.record import folder as records
+from suites.record.folder import is_locked, state_of
 from suites.run import choose_executor, confirm
 
-ROOT = Path(__file__).parents[2]
 WITHIN_S = 600.0  # nothing here takes so long, even on a machine that is busy with other things
-SUITE = """
-about: three quick runs on a toy
-preset: tiny
-device: cpu
-seeds: 3
-env_steps: 300
-time_limit_env_steps: 60
-length: 10
-batch_size: 4
-seed_episodes: 2
-first_updates: 4
-updates_per_1000_env_steps: 40
-log_every_updates: 3
-eval_every_env_steps: 100
-eval_episodes: 1
-checkpoint_every_env_steps: 60
-grid:
-  task: toy_dot
-"""
 # The first fails: its losses do not stay finite.
 FAILING = SUITE.replace("seeds: 3", "seeds: 1") + "  model_learning_rate: [1e30, 1e-3]\n"
 
@@ -69,11 +52,16 @@ def computed(results: Path, suite: Path) -> dict[str, list[dict]]:
     """Every run's records but those of wall-clock time."""
     found = {}
     for run in expand(suite).runs:
-        folder = records.run_folder(results, run.run_id)
+        folder = run_folder.run_path(results, run.run_id)
         if folder.exists():
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             found[run.run_id] = [r for r in map(json.loads, lines) if r["kind"] != "time"]
     return found
+
+
+def look(results: Path, suite: Path, **settings):
+    """{run_id: (state, status)} of a suite's runs."""
+    return states(results, (run.run_id for run in expand(suite, settings).runs))
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -107,8 +95,8 @@ def test_each_run_has_one_attempt_with_its_own_log_and_sacred_record(done):
     names = {f"{run.run_id}-1" for run in expand(suite).runs}
     assert {p.name for p in (results / "sacred").iterdir()} == names
     for run in expand(suite).runs:
-        folder = records.run_folder(results, run.run_id)
-        assert records.attempts(folder) == [1]
+        folder = run_folder.run_path(results, run.run_id)
+        assert run_folder.attempts(folder) == [1]
         story = json.loads((folder / "attempts/1/provenance.json").read_text())
         assert story["command"][2:4] == ["suites.run", str(suite)]
         assert (folder / "attempts/1/log.txt").exists()
@@ -142,9 +130,9 @@ def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(tmp_path):
     assert "not finite" in first.stderr and "Traceback" not in first.stderr
     folder = next(f for f in (results / "runs").iterdir() if (f / "attempts/1/error.txt").exists())
     assert command("run", suite, "--results", results).returncode == 1
-    assert records.attempts(folder) == [1]
+    assert run_folder.attempts(folder) == [1]
     assert command("run", suite, "--results", results, "--retry-failed").returncode == 1
-    assert records.attempts(folder) == [1, 2]
+    assert run_folder.attempts(folder) == [1, 2]
     status = command("status", suite, "--results", results)
     assert status.returncode == 1
     assert "not finite" in status.stdout and str(folder / "attempts/2/log.txt") in status.stdout
@@ -153,9 +141,9 @@ def test_a_failing_run_stops_no_other_and_is_retried_only_when_asked(tmp_path):
 def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tmp_path):
     suite, results = done[0], tmp_path / "results"
     shutil.copytree(done[1], results)
-    folder = records.run_folder(results, expand(suite).runs[0].run_id)
+    folder = run_folder.run_path(results, expand(suite).runs[0].run_id)
     other = {"status": "INTERRUPTED", "code": "000000000000"}
-    records.write_json(folder / "status.json", {**records.read_status(folder), **other})
+    run_folder.write_json(folder / "status.json", {**run_folder.read_status(folder), **other})
     shown = command("status", suite, "--results", results).stdout
     assert re.search(r"computed with \d versions of the code: 000000000000, ", shown)
     ended = command("run", suite, "--results", results)
@@ -166,11 +154,11 @@ def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tm
 def test_suites_meant_for_slurm_run_here_where_there_is_no_sbatch(tmp_path, monkeypatch, capsys):
     suites = [expand(ROOT / "suites/figure6.yaml")]
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert choose_executor("auto", suites) == "local"
-    assert "no sbatch here: running locally" in capsys.readouterr().err
-    assert choose_executor("debug", suites) == "debug"
+    assert choose_executor("auto", suites).name == "local"
+    assert "there is no sbatch here: using local" in capsys.readouterr().err
+    assert choose_executor("debug", suites).name == "debug"
     (tmp_path / "sbatch").touch(0o755)
-    assert choose_executor("auto", suites) == "slurm"
+    assert choose_executor("auto", suites).name == "slurm"
     suites.append(expand(ROOT / "suites/quickstart.yaml"))
     with pytest.raises(UserError, match="local and slurm as executor; choose one"):
         choose_executor("auto", suites)
@@ -207,9 +195,7 @@ def wait_for_workers(results: Path, count: int, seconds: float = WITHIN_S) -> li
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         folders = [p.parent for p in results.glob("runs/*/metrics.jsonl") if p.stat().st_size]
-        pids = [
-            records.read_status(folder)["pid"] for folder in folders if records.is_locked(folder)
-        ]
+        pids = [run_folder.read_status(folder)["pid"] for folder in folders if is_locked(folder)]
         if len(pids) >= count:
             return pids
         time.sleep(0.05)
@@ -219,7 +205,7 @@ def wait_for_workers(results: Path, count: int, seconds: float = WITHIN_S) -> li
 def wait_until_free(results: Path, seconds: float = WITHIN_S) -> None:
     """Until no process executes a run any more."""
     deadline = time.monotonic() + seconds
-    while any(records.is_locked(folder) for folder in results.glob("runs/*")):
+    while any(is_locked(folder) for folder in results.glob("runs/*")):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
 
@@ -235,7 +221,7 @@ def test_one_signal_stops_all_in_order(tmp_path, number):
     process.send_signal(number)
     assert process.wait(WITHIN_S) == 1
     process.stderr.close()
-    states = [state for state, _ in look(results, expand(suite).runs).values()]
+    states = [state for state, _ in look(results, suite).values()]
     assert sorted(states) == ["missing", "stopped", "stopped"]
 
 
@@ -250,7 +236,7 @@ def test_a_second_signal_stops_at_once_and_nothing_survives(tmp_path):
     assert process.wait(WITHIN_S) == 1
     process.stderr.close()
     wait_until_free(results)
-    states = [state for state, _ in look(results, expand(suite).runs).values()]
+    states = [state for state, _ in look(results, suite).values()]
     assert sorted(states) == ["dead", "missing", "missing"]
 
 
@@ -288,7 +274,7 @@ def test_a_suite_interrupted_at_random_ten_times_ends_with_the_same_results(tmp_
         assert ended.stdout.strip() == "2 done"
     ours = computed(results, suite)
     assert ours == computed(tmp_path / "uninterrupted", suite) and len(ours) == 2
-    attempts = [len(records.attempts(records.run_folder(results, name))) for name in ours]
+    attempts = [len(run_folder.attempts(run_folder.run_path(results, name))) for name in ours]
     assert min(attempts) >= 4, "hardly anything was interrupted"
 
 
@@ -331,7 +317,7 @@ def test_a_reader_that_goes_away_is_no_accident():
     assert (ended.stdout, ended.stderr) == ("[\n", "")
 
 
-@pytest.mark.parametrize("module", ["run", "status", "cancel", "audit"])
+@pytest.mark.parametrize("module", ["run", "status", "cancel", "audit", "push"])
 def test_commands_choose_runs_in_the_same_way_and_tell_mistakes_in_one_line(module):
     for wrong in (["--only", "sed=1"], ["--set", "horizn=3"], ["--onyl", "seed=1"]):
         ended = command(module, "suites/smoke.yaml", *wrong)
@@ -365,7 +351,7 @@ def test_days_of_work_of_a_kind_never_measured_need_a_yes_and_minutes_do_not(dev
     def a_plan(env_steps):
         kind = {"preset": "small", "behaviour": "planet"}  # in no table of throughput
         runs = expand("suites/small.yaml", {**kind, "env_steps": env_steps}).runs
-        return make_plan(runs, {r.run_id: ("missing", None) for r in runs}, device, 1)
+        return make_forecast(runs, {r.run_id: ("missing", None) for r in runs}, device, 1)
 
     days, minutes = a_plan(5_000_000), a_plan(1000)
     assert days.assumed == ["small planet reconstruction"] and days.sources == []
@@ -377,15 +363,15 @@ def test_days_of_work_of_a_kind_never_measured_need_a_yes_and_minutes_do_not(dev
 def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
     suite, results = done
     runs = expand(suite).runs
-    plan = make_plan(runs, look(results, runs), "cpu", 2)
+    plan = make_forecast(runs, look(results, suite), "cpu", 2)
     assert plan.states == {"done": 3} and plan.hours == 0 and plan.disk_gb == 0
     more = expand(suite, {"seeds": 5}).runs
-    statuses = look(results, more)
+    statuses = look(results, suite, seeds=5)
     for run_id, (state, status) in statuses.items():
         if status is not None:
             faster = {**status, "env_steps": 5000, "env_steps_per_second": 50.0}
             statuses[run_id] = (state, faster)
-    plan = make_plan(more, statuses, "cpu", 2)
+    plan = make_forecast(more, statuses, "cpu", 2)
     assert plan.states == {"done": 3, "missing": 2}
     assert plan.hours == pytest.approx(2 * 300 / 50 / 3600)
     assert plan.elapsed_hours == pytest.approx(plan.hours / 2)
@@ -428,7 +414,7 @@ def test_bad_input_is_one_error_line_and_exit_code_2(arguments, expected):
 @pytest.mark.slow
 def test_a_folder_damaged_by_hand_is_one_clear_error_and_nothing_is_lost(tmp_path):
     suite, results = written(tmp_path, SUITE), tmp_path / "results"
-    damaged, unreadable, fine = (records.run_folder(results, r.run_id) for r in expand(suite).runs)
+    damaged, unreadable, fine = (run_folder.run_path(results, r.run_id) for r in expand(suite).runs)
     for folder in (damaged, unreadable):
         folder.mkdir(parents=True)
     (damaged / "config.json").write_text("{ not json")
@@ -442,7 +428,7 @@ def test_a_folder_damaged_by_hand_is_one_clear_error_and_nothing_is_lost(tmp_pat
     assert "config.json: damaged" in ended.stderr and "Traceback" not in ended.stderr
     assert (damaged / "config.json").read_text() == "{ not json"
     assert (damaged / "notes.txt").read_text() == "mine"
-    assert records.read_status(fine)["status"] == "COMPLETED"
+    assert run_folder.read_status(fine)["status"] == "COMPLETED"
 
 
 # --- The machine ----------------------------------------------------------------------------------
@@ -452,9 +438,12 @@ def test_threads_are_divided_and_gpus_dealt_out(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     for workers in (1, cores, 5 * cores):
-        threads = int(worker_environment(0, workers, [])["OMP_NUM_THREADS"])
+        threads = int(worker_environment(ROOT, 0, workers, [], cores)["OMP_NUM_THREADS"])
         assert threads == max(1, cores // workers)
-    dealt = [worker_environment(slot, 6, ["0", "1"])["CUDA_VISIBLE_DEVICES"] for slot in range(6)]
+    dealt = [
+        worker_environment(ROOT, slot, 6, ["0", "1"], cores)["CUDA_VISIBLE_DEVICES"]
+        for slot in range(6)
+    ]
     assert dealt == ["0", "1"] * 3
     assert default_workers(2, 3) == 6 and default_workers(0, 3) >= 1
 
@@ -469,9 +458,9 @@ def test_visible_gpus_are_respected():
 
 def status_of(folder: Path, **values) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    status = {"status": "RUNNING", "host": "elsewhere", "heartbeat": records.now(), **values}
-    records.write_json(folder / "status.json", status)
-    return records.state_of(folder, records.read_status(folder))
+    status = {"status": "RUNNING", "host": "elsewhere", "heartbeat": run_folder.now(), **values}
+    run_folder.write_json(folder / "status.json", status)
+    return state_of(folder, run_folder.read_status(folder))
 
 
 def test_a_run_elsewhere_is_running_while_its_heart_beats_and_dead_after(tmp_path):
@@ -485,4 +474,4 @@ def test_states_are_what_was_recorded(tmp_path):
                             ("INTERRUPTED", "stopped"), ("WHAT", "unknown"), (None, "unknown"),
                             (["x"], "unknown")):  # fmt: skip
         assert status_of(tmp_path / "run", status=recorded) == state
-    assert records.state_of(tmp_path / "no", records.read_status(tmp_path / "no")) == "missing"
+    assert state_of(tmp_path / "no", run_folder.read_status(tmp_path / "no")) == "missing"

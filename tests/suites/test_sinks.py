@@ -6,94 +6,34 @@ import contextlib
 import copy
 import datetime
 import json
-import os
-import resource
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.parse
-import uuid
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import SUITE, Server, metrics_of, spec_in
 
-pymongo = pytest.importorskip("pymongo")
-from test_attempt import metrics_of, spec_in  # noqa: E402
-from test_run import SUITE  # noqa: E402
-
-from suites import audit  # noqa: E402
-from suites.execution import attempt as experiment  # noqa: E402
-from suites.execution.attempt import Spec, execute  # noqa: E402
-from suites.language.suite import expand  # noqa: E402
-from suites.record import folder as records  # noqa: E402
-from suites.record import mongo_urls  # noqa: E402
-from suites.record import sinks as observers  # noqa: E402
+from dreamer import run_folder
+from suites import audit
+from suites.execution import sacred_run
+from suites.execution.attempt import execute
+from suites.execution.spec import Spec
+from suites.language.suite import expand
+from suites.record import (
+    mongo_urls,
+    sinks,
+)
 
 AMID = 2 * 30 + 4 + 20  # questions whether to stop: seed episodes, first updates, an evaluation
 
 
-class Server:
-    """nx-27017 on loopback, its data on disk: it can be stopped and started again. Where
-    DREAMER_TEST_MONGO_URL names a MongoDB, it is that, with a database for each test."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.name = folder, f"dreamer_test_{uuid.uuid4().hex[:12]}"
-        self.given = os.environ.get("DREAMER_TEST_MONGO_URL")
-        if self.given:
-            parts = urllib.parse.urlsplit(self.given)
-            self.url = urllib.parse.urlunsplit(parts._replace(path=f"/{self.name}"))
-            return
-        pytest.importorskip("nx_27017")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"mongodb://127.0.0.1:{self.port}/{self.name}"
-
-    def start(self) -> None:
-        if self.given:
-            return
-        words = [str(Path(sys.executable).with_name("nx-27017")), "--host", "127.0.0.1"]
-        words += ["--port", str(self.port), "--db", str(self.folder / "records.db")]
-        words += ["--pid-file", str(self.folder / "pid"), "--log-file", str(self.folder / "log")]
-        with open(self.folder / "server.log", "ab") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=self.folder)
-        deadline = time.monotonic() + 60
-        while not self.listens():
-            assert time.monotonic() < deadline and self.process.poll() is None, "no server"
-            time.sleep(0.1)
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def fill_up(self) -> None:
-        """From now on its process can write nothing to files: a disk without room for a byte."""
-        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, most))
-
-    def make_room(self) -> None:
-        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most, most))
-
-    def kill(self) -> None:
-        if self.given:
-            self.database.client.drop_database(self.name)
-            return
-        self.process.kill()
-        self.process.wait()
-
-    @property
-    def database(self):
-        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)[self.name]
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setattr(observers, "LAST_WAIT_S", 300.0)  # a busy machine may need it
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 300.0)  # a busy machine may need it
     running = Server(tmp_path)
     running.start()
     yield running
@@ -160,7 +100,7 @@ def check(server: Server, spec, attempt: int = 1, status: str = "COMPLETED") -> 
     # 15 digits is what nx-27017 keeps above an older SQLite; MongoDB keeps all.
     assert np.allclose(list(zip(metric["steps"], metric["values"], strict=True)), truth, 1e-14, 0)
     assert {m["name"] for m in run["info"]["metrics"]} >= {"kl", "evaluate_return"}
-    assert {a["name"] for a in run["artifacts"]} == {f"run_{name}" for name in records.ARTIFACTS}
+    assert {a["name"] for a in run["artifacts"]} == {f"run_{name}" for name in run_folder.ARTIFACTS}
 
 
 def test_a_server_named_by_the_suite_has_the_whole_record(server, tmp_path):
@@ -175,8 +115,8 @@ def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp
     if server.given:
         pytest.skip("a server that is lent is not killed, nor its disk filled")
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
-    monkeypatch.setattr(observers, "RETRY_AFTER_S", 0.1)
-    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 0.1)
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
     spec = spec_in(tmp_path / "results")
     spec.observers.append(server.url)
     getattr(server, goes)()
@@ -230,13 +170,13 @@ def check_push(server: Server, path: Path, spec: Spec, url: str, capsys) -> None
         names = ("runs", "metrics", "fs.files")
         contents.append([list(server.database[name].find({}).sort("_id")) for name in names])
     assert contents[0] == contents[1]
-    assert capsys.readouterr().err.endswith(": 0 things filled in\n")
+    assert capsys.readouterr().err.endswith(": 0 missing items sent\n")
     check(server, spec)
     _, metrics, files = contents[0]
     series = [(metric["run_id"], metric["name"]) for metric in metrics]
     stored = [f["filename"] for f in files if f["filename"].startswith("artifact://")]
     assert len(series) == len(set(series))
-    assert len(stored) == len(set(stored)) == len(records.ARTIFACTS)
+    assert len(stored) == len(set(stored)) == len(run_folder.ARTIFACTS)
 
 
 @pytest.mark.parametrize("mode", ["hangs", "trickles"])
@@ -244,17 +184,17 @@ def test_a_server_that_stops_answering_holds_nothing(
     mode, server, proxy, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 3600.0)  # no call gives up: nothing waits for it
-    monkeypatch.setattr(observers, "LAST_WAIT_S", 0.5)
-    monkeypatch.setattr(observers, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
-    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
     path, spec = one_run(tmp_path, proxy.url)
     stops = amid(server, lambda: setattr(proxy, "mode", mode))
     run = threading.Thread(target=execute, args=(spec, stops), daemon=True)
     run.start()
-    with pytest.warns(UserWarning, match=r"lacks the last \d+ events .* --push"):
+    with pytest.warns(UserWarning, match=r"lacks the last \d+ events .* suites.push SUITE"):
         run.join(300)  # for ever, if it waited
     assert not run.is_alive()
-    assert records.read_status(spec.folder)["status"] == "COMPLETED"
+    assert run_folder.read_status(spec.folder)["status"] == "COMPLETED"
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 0.3)
     assert audit.main([str(path), "--results", spec.results, "--mongo", proxy.url, "--push"]) == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -267,13 +207,13 @@ def test_a_server_that_stops_answering_holds_nothing(
 def test_a_server_whose_disk_is_full_stops_nothing(server, tmp_path, monkeypatch, capsys):
     if server.given:
         pytest.skip("the disk of a server that is lent is not filled")
-    monkeypatch.setattr(observers, "LAST_WAIT_S", 0.5)
-    monkeypatch.setattr(experiment, "SACRED_BEAT_S", 0.1)
-    monkeypatch.setattr(observers, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
+    monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
     path, spec = one_run(tmp_path, server.url)
     with (
         pytest.warns(UserWarning, match="misses records, training goes on"),
-        pytest.warns(UserWarning, match=r"lacks the last \d+ events .* --push"),
+        pytest.warns(UserWarning, match=r"lacks the last \d+ events .* suites.push SUITE"),
     ):
         assert execute(spec, should_stop=amid(server, server.fill_up))["status"] == "COMPLETED"
     assert audit.main([str(path), "--results", spec.results, "--mongo", server.url, "--push"]) == 2
@@ -301,8 +241,8 @@ def events(name: str) -> list[tuple[str, dict]]:
 
 def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp_path):
     names = [f"run-{i}-1" for i in range(40)]
-    sinks = [observers.mongo_sink(server.url) for _ in names]
-    files = [observers.file_sink(tmp_path / "results") for _ in names]
+    sinks = [sinks.mongo_sink(server.url) for _ in names]
+    files = [sinks.file_sink(tmp_path / "results") for _ in names]
     together = threading.Barrier(len(names))
 
     def start(i: int) -> None:
@@ -329,7 +269,7 @@ def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp
 
 def test_what_is_told_twice_is_recorded_once(server):
     """A server's answer may be lost: then the same event is told again."""
-    sink = observers.mongo_sink(server.url)
+    sink = sinks.mongo_sink(server.url)
     inner, info = sink.inner, {}
     for event, arguments in events("run-1")[:1]:
         getattr(inner, event)(**arguments)
@@ -352,7 +292,7 @@ def test_what_is_told_twice_is_recorded_once(server):
 
 
 def test_a_truncated_metrics_file_is_whole_again_at_the_next_event(tmp_path):
-    sink = observers.file_sink(tmp_path)
+    sink = sinks.file_sink(tmp_path)
     for event, arguments in events("run-1")[:2]:
         getattr(sink, event)(**arguments)
     path = tmp_path / "sacred" / "run-1" / "metrics.json"
@@ -363,7 +303,7 @@ def test_a_truncated_metrics_file_is_whole_again_at_the_next_event(tmp_path):
 
 
 def test_metrics_json_is_written_seldom_and_whole_at_the_end(tmp_path):
-    sink = observers.file_sink(tmp_path)
+    sink = sinks.file_sink(tmp_path)
     start, metrics, _, end = events("run-1")
     getattr(sink, start[0])(**start[1])
     path = tmp_path / "sacred" / "run-1" / "metrics.json"
@@ -386,7 +326,8 @@ def test_the_variable_may_give_credentials_for_a_server_that_the_suite_names(mon
 
 def test_a_name_that_cannot_be_resolved_is_the_sink_s_affair():
     """mongodb+srv asks the network for the servers' names, which may be away as well."""
-    sink = observers.mongo_sink("mongodb+srv://nowhere.invalid/lab")
+    pymongo = pytest.importorskip("pymongo")
+    sink = sinks.mongo_sink("mongodb+srv://nowhere.invalid/lab")
     event, arguments = events("run-1")[0]
     with pytest.raises(pymongo.errors.PyMongoError, match=r"nowhere\.invalid"):
         getattr(sink.inner, event)(**arguments)

@@ -1,0 +1,249 @@
+"""A run's folder: the names of its files, how they are written, and what its records say.
+
+    results/runs/RUN_ID/
+        config.json                  every setting of the run
+        status.json                  its status, counters, heartbeat, host; rewritten while it runs
+        metrics.jsonl                every number, one record a line: the truth about a run
+        metrics.discarded.jsonl      lines after the last checkpoint, cut when a run resumed
+        checkpoints/                 the last two checkpoints, each with its SHA-256
+        replay/                      the episodes: images, actions, rewards
+        curves.csv                   evaluation and training returns of a finished run
+        prediction.npz, .mp4         the last open-loop prediction, as arrays and as a video
+        lock                         held by the process that executes the run
+        attempts/N/provenance.json   code, packages, machine and command of attempt N
+        attempts/N/log.txt           stdout and stderr of attempt N
+        attempts/N/error.txt         the traceback, if attempt N failed
+        attempts/N/slurm.json        which SLURM job executed attempt N, and why it ended
+    results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
+    results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
+    results/suites/SUITE/runs.json   the runs of a suite
+
+Only this module knows these names. It needs the standard library alone, so that every package, a
+SLURM job and a notebook can use it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+DISCARDED_METRICS = "metrics.discarded.jsonl"
+CHECKPOINTS = "checkpoints"
+REPLAY = "replay"
+CURVES = "curves.csv"
+PREDICTION = "prediction.npz"
+PREDICTION_VIDEO = "prediction.mp4"
+LOCK = "lock"
+ATTEMPTS = "attempts"
+# In the folder of an attempt.
+PROVENANCE = "provenance.json"
+LOG = "log.txt"
+ERROR = "error.txt"
+SLURM = "slurm.json"
+# Files that Sacred's record and MongoDB keep a copy of, as run_config.json and so on.
+ARTIFACTS = (CONFIG, CURVES, PREDICTION, PREDICTION_VIDEO)
+
+StatusRecord = dict[str, Any]  # what status.json holds
+
+
+class Status(StrEnum):
+    """What a run or an attempt says of itself, in status.json and in Sacred's records."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+
+
+class State(StrEnum):
+    """What a run is found to be, in the order in which states are shown."""
+
+    DONE = "done"
+    RUNNING = "running"
+    QUEUED = "queued"
+    STOPPED = "stopped"  # by a signal; the next `suites.run` continues it
+    FAILED = "failed"
+    DEAD = "dead"  # its heartbeat stopped; the next `suites.run` continues it
+    MISSING = "missing"
+    UNKNOWN = "unknown"  # its status cannot be read, or its executor cannot be asked
+
+
+# --- Places ---------------------------------------------------------------------------------------
+
+
+def runs_path(results: Path) -> Path:
+    """The folder of all runs."""
+    return results / "runs"
+
+
+def run_path(results: Path, run_id: str) -> Path:
+    """The folder of a run."""
+    return results / "runs" / run_id
+
+
+def discarded_path(results: Path, run_id: str, attempt: int) -> Path:
+    """Where `--fresh` moves the folder of a run whose last attempt had this number."""
+    return results / "discarded" / f"{run_id}-{attempt}"
+
+
+def suite_runs_path(results: Path, suite: str) -> Path:
+    """The list of a suite's runs, as it was last expanded."""
+    return results / "suites" / suite / "runs.json"
+
+
+def sacred_path(results: Path) -> Path:
+    """The folder of Sacred's records."""
+    return results / "sacred"
+
+
+def sacred_run_path(results: Path, run_id: str, attempt: int) -> Path:
+    """Sacred's record of an attempt."""
+    return results / "sacred" / sacred_id(run_id, attempt)
+
+
+def sacred_id(run_id: str, attempt: int) -> str:
+    """The name of an attempt in Sacred's records and in MongoDB."""
+    return f"{run_id}-{attempt}"
+
+
+def attempt_path(folder: Path, attempt: Any) -> Path:
+    """The folder of an attempt at the run in `folder`."""
+    return folder / ATTEMPTS / str(attempt)
+
+
+def attempts(folder: Path | str) -> list[int]:
+    """The numbers of a run's attempts, ascending; the first is 1."""
+    try:
+        names = os.listdir(os.path.join(folder, ATTEMPTS))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def checkpoint_name(env_steps: int, updates: int) -> str:
+    """Names sort as the checkpoints were saved."""
+    return f"checkpoint-{env_steps:010d}-{updates:09d}.pt"
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints in the folder of checkpoints, oldest first."""
+    return sorted(folder.glob("checkpoint-*.pt"))
+
+
+def checksum_path(path: Path) -> Path:
+    """The file that holds the SHA-256 of a checkpoint."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+# --- Reading and writing --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends: readers see the old file or
+    the whole new one. An error in the block leaves the old file."""
+    partial = path.with_name(f".partial-{os.getpid()}-{threading.get_ident()}-{path.name}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the whole file or nothing, as UTF-8."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Writes the whole file or nothing; what JSON lacks becomes text."""
+    write_text(path, json.dumps(value, indent=indent, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no file, or no object in it."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_status(folder: Path) -> StatusRecord | None:
+    """The run's status.json; None if there is none, {} if it cannot be read."""
+    try:
+        with open(folder / STATUS, "rb") as file:
+            status = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checksum(path: Path) -> str | None:
+    """The SHA-256 that was written for a checkpoint; None if there is none."""
+    try:
+        return checksum_path(path).read_text(encoding="ascii").split()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def now() -> str:
+    """The time in UTC as ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def age_s(time: Any) -> float:
+    """Seconds since a time that `now` gave; infinite for anything else."""
+    try:
+        then = datetime.datetime.fromisoformat(time)
+        return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+# --- Attempts -------------------------------------------------------------------------------------
+
+
+def made_by(
+    metric: str, count: int, from_values: Mapping[int, Mapping[str, int] | None]
+) -> list[tuple[int, slice]]:
+    """Which attempt made which of a metric's `count` values, as (attempt, slice), last first.
+
+    `from_values` holds, for each attempt, how many values of each metric existed when it began
+    (`from_values` in its provenance.json). An attempt made the values after these, up to those of
+    a later attempt. None means that the attempt ended before it made a value, except for the first
+    attempt, which began with no values.
+    """
+    spans = []
+    first = min(from_values, default=None)
+    end = count
+    for attempt in sorted(from_values, reverse=True):
+        counts = from_values[attempt]
+        if counts is None and attempt != first:
+            continue
+        begin = (counts or {}).get(metric, 0)
+        if begin < end:
+            spans.append((attempt, slice(begin, end)))
+            end = begin
+    return spans

@@ -1,0 +1,80 @@
+"""What an executor is. To add one, write a class here beside the others and register it in
+executors.py; the commands know no executor by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dreamer.run_folder import State, StatusRecord
+from suites.execution.spec import Spec
+
+Found = tuple[State, StatusRecord | None]  # the state of a run, and its status.json
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks of an executor, beside the runs."""
+
+    results: Path
+    suite: str = "suite"  # names what is submitted
+    workers: int | None = None  # runs at a time; None: as many as suits the executor
+    runs_per_gpu: int = 1
+    on_gpu: bool = True  # whether a run may use a GPU
+    profile: str | None = None  # of slurm/profiles.yaml
+    observers: tuple[str, ...] = ()  # MongoDB URLs of the suites
+    doctor: bool = False  # examine a machine first
+    disk_gb: float = 0.0  # that the runs will need
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """What `withdraw` did."""
+
+    run_ids: list[str] = field(default_factory=list)  # that the executor had
+    jobs: list[str] = field(default_factory=list)  # that it cancelled
+
+
+class Capacity(NamedTuple):
+    """How many runs an executor executes at a time, and on what."""
+
+    runs: int
+    device: str  # gpu | cpu
+
+
+class Executor(Protocol):
+    """Executes runs, here or elsewhere. The methods with a body are enough for an executor that
+    stays with its runs until they end; one that submits and returns writes them all."""
+
+    name: str  # in suites (`executor: NAME`) and for --executor
+    on_this_machine: bool = True  # then days of work need a yes
+
+    def at_a_time(self, request: Request) -> Capacity:
+        """Capacity, for the forecast."""
+        ...
+
+    def execute(self, specs: Sequence[Spec], request: Request) -> int | None:
+        """Executes the runs, each by `suites.execution.attempt.execute` or in a process of its own
+        (`python -m suites.execution.worker`). Returns None when they have ended, or, if they go on
+        elsewhere, the command's exit code: 0 if all were submitted. Raises UserError."""
+        ...
+
+    def missing(self) -> str | None:
+        """Why it cannot be used on this machine; None if it can."""
+        return None
+
+    def forecast(self, runs: int, request: Request) -> str | None:
+        """A line of `--plan` about submitting so many runs; submits nothing."""
+        return None
+
+    def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
+        """{run_id: state and status}, where the executor knows more than the runs' own records:
+        QUEUED, or UNKNOWN with the reason as `unsure` in the status if it cannot tell."""
+        return dict(found)
+
+    def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
+        """Cancels runs. Those that are running save a checkpoint and stop. `forget`: only note that
+        they are not wanted, without asking an executor that is gone for good."""
+        return Withdrawn()

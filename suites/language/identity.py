@@ -1,0 +1,51 @@
+"""What makes a run the same run everywhere: its id, and the settings that the id stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from dreamer.config import BEFORE, PRESETS, Config, check_setting
+
+SETTINGS = tuple(sorted(Config.__dataclass_fields__))
+HASH_DIGITS = 10
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """Readable prefix and hash of the settings that change the outcome."""
+    outcome = {k: config[k] for k in outcome_settings() if config[k] != BEFORE.get(k)}
+    digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
+    task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
+    return (
+        f"{task}-{config['behaviour']}-{config['representation']}"
+        f"-{config['preset']}-s{config['seed']}-{digest}"
+    )
+
+
+def overrides_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from the run's preset (its task and seed aside)."""
+    preset = preset_settings(config["preset"])
+    return {k: v for k, v in config.items() if v != preset[k] and k not in ("task", "seed")}
+
+
+@cache
+def preset_settings(preset: str) -> Mapping[str, Any]:
+    """Every setting of a preset, in the order of their names."""
+    defaults = {name: field.default for name, field in Config.__dataclass_fields__.items()}
+    given = {k: check_setting(k, v) for k, v in PRESETS[preset].items()}
+    values = {**defaults, **given, "preset": preset}
+    return {name: values[name] for name in SETTINGS}
+
+
+@cache
+def outcome_settings() -> tuple[str, ...]:
+    """The settings that make a run's identity."""
+    fields = Config.__dataclass_fields__
+    return tuple(name for name in SETTINGS if fields[name].metadata["outcome"])
+
+
+_dumps = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -1,0 +1,143 @@
+"""What several test files need: a small suite, one quick run, a MongoDB server, profiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamer.config import make_config
+from slurm.profiles import Profile, load_profile
+from suites.execution.spec import Spec
+from suites.language.identity import run_id
+
+ROOT = Path(__file__).parents[1]
+SUITE = """
+about: three quick runs on a toy
+preset: tiny
+device: cpu
+seeds: 3
+env_steps: 300
+time_limit_env_steps: 60
+length: 10
+batch_size: 4
+seed_episodes: 2
+first_updates: 4
+updates_per_1000_env_steps: 40
+log_every_updates: 3
+eval_every_env_steps: 100
+eval_episodes: 1
+checkpoint_every_env_steps: 60
+grid:
+  task: toy_dot
+"""
+QUICK = {
+    "task": "toy_dot",
+    "device": "cpu",
+    "env_steps": 300,
+    "time_limit_env_steps": 60,
+    "length": 10,
+    "batch_size": 4,
+    "seed_episodes": 2,
+    "first_updates": 4,
+    "updates_per_1000_env_steps": 40,
+    "log_every_updates": 3,
+    "eval_every_env_steps": 100,
+    "eval_episodes": 1,
+    "checkpoint_every_env_steps": 60,
+}
+
+
+def spec_in(results: Path, **settings) -> Spec:
+    config = vars(make_config("tiny", QUICK | settings))
+    return Spec(run_id(config), dict(config), ["test"], str(results))
+
+
+def metrics_of(spec: Spec) -> list[dict]:
+    """What was computed: all records but those of wall-clock time."""
+    lines = (spec.folder / "metrics.jsonl").read_text().splitlines()
+    return [r for r in map(json.loads, lines) if r["kind"] != "time"]
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
+
+
+def profile_of(tmp_path: Path, options: str) -> Profile:
+    """The SLURM profile with these lines."""
+    path = tmp_path / "profiles.yaml"
+    path.write_text("lab:\n" + "".join(f"  {line}\n" for line in options.splitlines()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMER_SLURM_PROFILES", str(path))
+        return load_profile("lab")
+
+
+class Server:
+    """nx-27017 on loopback, its data on disk: it can be stopped and started again. Where
+    DREAMER_TEST_MONGO_URL names a MongoDB, it is that, with a database for each test."""
+
+    def __init__(self, folder: Path):
+        pytest.importorskip("pymongo")
+        self.folder, self.name = folder, f"dreamer_test_{uuid.uuid4().hex[:12]}"
+        self.given = os.environ.get("DREAMER_TEST_MONGO_URL")
+        if self.given:
+            parts = urllib.parse.urlsplit(self.given)
+            self.url = urllib.parse.urlunsplit(parts._replace(path=f"/{self.name}"))
+            return
+        pytest.importorskip("nx_27017")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"mongodb://127.0.0.1:{self.port}/{self.name}"
+
+    def start(self) -> None:
+        if self.given:
+            return
+        words = [str(Path(sys.executable).with_name("nx-27017")), "--host", "127.0.0.1"]
+        words += ["--port", str(self.port), "--db", str(self.folder / "records.db")]
+        words += ["--pid-file", str(self.folder / "pid"), "--log-file", str(self.folder / "log")]
+        with open(self.folder / "server.log", "ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=self.folder)
+        deadline = time.monotonic() + 60
+        while not self.listens():
+            assert time.monotonic() < deadline and self.process.poll() is None, "no server"
+            time.sleep(0.1)
+
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def fill_up(self) -> None:
+        """From now on its process can write nothing to files: a disk without room for a byte."""
+        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, most))
+
+    def make_room(self) -> None:
+        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (most, most))
+
+    def kill(self) -> None:
+        if self.given:
+            self.database.client.drop_database(self.name)
+            return
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def database(self):
+        pymongo = pytest.importorskip("pymongo")
+        return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)[self.name]
