@@ -195,7 +195,7 @@ FILES = re.compile(
 
 @pytest.mark.parametrize(
     "path",
-    [p for name in ("dreamer", "suites", "slurm") for p in sources(name) if p.stem != "run_folder"],
+    [p for name in PACKAGES for p in sources(name) if p.stem != "run_folder"],
     ids=module_name,
 )
 def test_only_run_folder_knows_the_names_of_a_run_s_files(path: Path) -> None:
@@ -213,6 +213,28 @@ def test_analysis_reads_records_only(path: Path) -> None:
     assert not tops(names) & ({"torch", "sacred", "submitit", "slurm"} | SIMULATORS)
     core = {name for name in names if name.startswith("dreamer.")}
     assert all(name.startswith(("dreamer.config", "dreamer.run_folder")) for name in core)
+
+
+# What the rooms of analysis import of one another, from the ground up.
+ROOMS = {
+    "read": {"read"},
+    "count": {"read", "count", "variants"},
+    "draw": {"read", "count", "draw", "variants"},
+    "report": {"read", "count", "draw", "report"},
+}
+READERS = {"frame", "files", "mongo", "cache"}
+
+
+@pytest.mark.parametrize("path", sources("analysis"), ids=module_name)
+def test_rooms_of_analysis_import_downwards_and_one_reads(path: Path) -> None:
+    """Figures, tables and the report take their numbers from a Summary: they read no records."""
+    room = path.parent.name
+    if room == "analysis":
+        return
+    ours = {tuple(name.split(".")[1:3]) for name in imports(path) if name.startswith("analysis.")}
+    assert {one[0] for one in ours} <= ROOMS[room]
+    if room in ("draw", "report"):
+        assert not {one[1] for one in ours if one[0] == "read" and len(one) == 2} & READERS
 
 
 def test_analysis_and_commands_start_without_torch_and_simulators() -> None:

@@ -16,7 +16,8 @@
     include: [figure7.yaml]       other suites, as they are; runs that both name are one run
 
 The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what
-the figures show beside (`about`, `published`). A suite's own task sets go under `task_sets`.
+is drawn (`about`, `published`, `figures`, `x`, `scale`: see figures.py). A suite's own task
+sets go under `task_sets`.
 
 A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
 the outcome, so that a run which several suites name is the same run everywhere.
@@ -47,12 +48,13 @@ from suites.language.axes import (
     unknown_key,
     zip_axis,
 )
+from suites.language.figures import Shown, shown
 from suites.language.identity import SETTINGS, outcome_settings, preset_settings, run_id
 from suites.language.nodes import Node, one_line, show
 
 SUITE_KEYS = (
     "about", "include", "seeds", "task_sets", "grid", "zip", "tasks", "exclude", "executor",
-    "profile", "workers", "runs_per_gpu", "observers", "published",
+    "profile", "workers", "runs_per_gpu", "observers", "published", "figures", "x", "scale",
 )  # fmt: skip
 
 
@@ -76,6 +78,7 @@ class Suite(NamedTuple):
     runs_per_gpu: int
     observers: tuple[str, ...]  # MongoDB URLs, without credentials
     published: tuple[str, ...]  # methods of the published tables to show beside
+    shown: Shown  # its figures, their x-axis and the scale of scores
     runs: list[Run]
 
 
@@ -155,6 +158,7 @@ def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) ->
         runs_per_gpu=body["runs_per_gpu"].whole(1) if "runs_per_gpu" in body else 1,
         observers=tuple(_observer(node) for node in entries(body, "observers")),
         published=tuple(node.text() for node in entries(body, "published")),
+        shown=shown(body),
         runs=list(runs.values()),
     )
 

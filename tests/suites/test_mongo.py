@@ -13,8 +13,9 @@ pytest.importorskip("pymongo")
 from helpers import SUITE, Server
 
 from analysis import make_figures, reproduction
-from analysis.load import FileSource, load
-from analysis.mongo import MongoSource
+from analysis.read.files import FileSource
+from analysis.read.frame import load
+from analysis.read.mongo import MongoSource
 from suites import audit
 from suites.execution.attempt import execute
 from suites.execution.spec import Spec

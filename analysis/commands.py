@@ -1,0 +1,202 @@
+"""The two commands of this package: their options, and what they do.
+
+analysis/make_figures.py    figures, tables and the report of suites
+analysis/reproduction.py    the verdict on a suite's Dreamer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.count import statistics
+from analysis.count.summary import Summary, summarise
+from analysis.count.verdict import CAVEAT, MARGIN, as_json, overall
+from analysis.draw.save import save_figure, save_tables
+from analysis.draw.suite import draw_suite
+from analysis.draw.tables import verdict_text
+from analysis.read.curves import read_curves, released_entries, write_released
+from analysis.read.frame import load_suite
+from analysis.read.mongo import opened
+from analysis.read.predictions import read_predictions
+from analysis.read.source import Source
+from analysis.report import report
+from analysis.variants import DREAMER
+from dreamer.config import UserError, nearest
+from suites import command
+from suites.language.suite import Suite, expand
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _parser(about: str) -> command.Parser:
+    """With the options that both commands share."""
+    parser = command.Parser(description=about)
+    add = parser.add_argument
+    add(
+        "--results", type=Path, default=ROOT / "results", help="folder of records; default: results"
+    )
+    add("--mongo", metavar="URL",
+        help="read from this MongoDB; DREAMER_MONGO_URL may hold its credentials")  # fmt: skip
+    add("--reference", type=Path, help="curves to compare with: JSON as released, or CSV")
+    add("--metric", default="evaluate_return",
+        help="evaluate_return (default), episode_return, or any logged metric")  # fmt: skip
+    return parser
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def figure_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("Draw a suite's figures and tables from its records.")
+    add = parser.add_argument
+    add("--suite", type=Path, nargs="+", action="extend", default=[],
+        help="suite files; default: every suite with results")  # fmt: skip
+    add("--all", action="store_true", help="all suites in suites/; list those without results")
+    add("--out", type=Path, help="default: RESULTS/figures")
+    add("--band", choices=sorted(statistics.BANDS), default="sd", help="default: sd")
+    add("--last", type=int, default=statistics.LAST_EVALUATIONS,
+        help="number of evaluations that a final score averages; default: 5")  # fmt: skip
+    add("--at", type=float, help="ignore everything after so many env_steps (2e6)")
+    add("--export", type=Path, help="write our curves as JSON in the released format")
+    add("--html", type=Path, help="write everything into one self-contained page")
+    options = parser.parse_args(argv)
+    options.out = options.out or options.results / "figures"
+    options.at = int(options.at) if options.at else None
+    if options.last < 1:
+        raise UserError(f"--last {options.last}: at least 1")
+    if options.suite and options.all:
+        raise UserError("--all and --suite: one of the two")
+    return options
+
+
+def make_figures(options: argparse.Namespace) -> int:
+    suites = expand_all(options.suite or sorted((ROOT / "suites").glob("*.yaml")))
+    reference = read_curves(options.reference) if options.reference else None
+    pages: list[report.Section] = []
+    exported: list[dict[str, Any]] = []
+    empty = []
+    with opened(options.results, options.mongo) as source:
+        for suite in suites:
+            made = make_suite(suite, source, options, reference)
+            if made is None:
+                empty.append(suite.name)
+                continue
+            pages.append(made[0])
+            exported += made[1]
+        if empty and (options.suite or options.all):
+            print(f"no results yet: {', '.join(empty)}")
+        if not pages:
+            names = ", ".join(empty)
+            raise UserError(f"no results of {names} in {source}; run python -m suites.run first")
+    if options.html:
+        report.write(options.html, pages)
+        print(f"report: {options.html}")
+    if options.export:
+        write_released(options.export, exported)
+        print(f"curves: {options.export}")
+    return 0
+
+
+def make_suite(
+    suite: Suite, source: Source, options: argparse.Namespace, reference: pd.DataFrame | None
+) -> tuple[report.Section, list[dict[str, Any]]] | None:
+    """Draw and save everything of one suite; None where it has no records.
+
+    Returns its section of the report and its curves in the released format.
+    """
+    loaded = load_suite(source, suite, options.metric)
+    if loaded.frame.empty:
+        return None
+    summary = summarise(
+        suite, loaded, metric=options.metric, band=options.band, last=options.last,
+        until=options.at, reference=reference,
+    )  # fmt: skip
+    if summary.curves.empty:
+        raise UserError(f"{suite.name}: no values of {options.metric} in {len(loaded.runs)} runs")
+    predictions, damaged = read_predictions(source, summary.runs)
+    summary = summary._replace(problems=summary.problems + damaged)
+    drawn = draw_suite(suite.shown.figures, summary, predictions)
+    folder = options.out / suite.name
+    for one in drawn:
+        save_figure(one, folder)
+    save_tables(summary, folder)
+    print(f"{suite.name}: {len(drawn)} figures and tables in {folder}")
+    for line in summary.problems:
+        print(f"  {line}")
+    curves = released_entries(loaded.frame, summary.runs, options.metric)
+    return report.Section(summary, drawn, predictions), curves
+
+
+def expand_all(paths: Sequence[Path]) -> list[Suite]:
+    """The suites, each once; a suite that only includes others is replaced by them."""
+    suites: dict[str, Suite] = {}
+    for path in paths:
+        if not path.is_file():
+            known = [file.stem for file in (ROOT / "suites").glob("*.yaml")]
+            raise UserError(f"{path}: no such suite; {nearest(path.stem, known)}")
+        suite = expand(path)
+        for one in [expand(part) for part in _included(suite)] or [suite]:
+            suites[one.name] = one
+    return list(suites.values())
+
+
+def _included(suite: Suite) -> list[Path]:
+    """The files of the suites that a suite consists of; none if it has runs of its own."""
+    names = {name for run in suite.runs for name in run.suites if name != suite.name}
+    if not names or any(set(run.suites) == {suite.name} for run in suite.runs):
+        return []
+    paths = [suite.path.parent / f"{name}.yaml" for name in sorted(names)]
+    return [path for path in paths if path.exists()]
+
+
+# --- the verdict -----------------------------------------------------------------------------
+
+
+def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _parser("Do our runs reproduce the released Dreamer? A verdict per task and over all.")
+    add = parser.add_argument
+    add("--suite", type=Path, required=True, help="a suite file")
+    add("--method", help=f"default: the suite's {DREAMER}")
+    add("--margin", type=float, default=MARGIN,
+        help="smallest difference that matters, in points; default: 100")  # fmt: skip
+    add("--at", type=float, help="compare at so many env_steps at most (1e6)")
+    add("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(argv)
+    if not options.margin > 0:
+        raise UserError(f"--margin {options.margin}: more than 0")
+    return options
+
+
+def reproduction(options: argparse.Namespace) -> int:
+    reference = read_curves(options.reference) if options.reference else None
+    summary = _judged(options, reference)
+    verdict = summary.verdict
+    if not verdict.tasks:
+        raise UserError(verdict.reason)
+    released = str(options.reference or "results/published/scores.csv")
+    if options.json:
+        print(json.dumps(as_json(verdict, released, summary.synthetic), indent=2))
+        return 0
+    if summary.synthetic:
+        print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
+    print(verdict_text(verdict.tasks))
+    print(f"\n{overall(verdict.tasks)['statement']}\nReleased scores: {released}. {CAVEAT}")
+    return 0
+
+
+def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
+    suite = expand(options.suite)
+    with opened(options.results, options.mongo) as source:
+        loaded = load_suite(source, suite, options.metric)
+        if loaded.frame.empty:
+            raise UserError(f"no results of {suite.name} in {source}")
+    return summarise(
+        suite, loaded, metric=options.metric, until=int(options.at) if options.at else None,
+        reference=reference, method=options.method, margin=options.margin,
+    )  # fmt: skip

@@ -1,0 +1,36 @@
+"""Published scores, from the tables in results/published/, and their caveats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from suites.language.figures import scales
+
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+
+CONTROL_TASKS = tuple(scales()["control"])  # the 20 tasks of the paper
+# D4PG and A3C have no published scores for quadruped: their averages are over the other 18.
+TASKS_18 = tuple(task for task in CONTROL_TASKS if not task.startswith("quadruped"))
+
+CAVEATS = {
+    "d4pg": "D4PG: published, 1e8 env. steps, pixels, 18 tasks (no quadruped)",
+    "a3c": "A3C: published, 1e8 env. steps, from states, 18 tasks (no quadruped)",
+    "slac": "SLAC: published, 3e6 env. steps, pixels, 4 tasks",
+    "planet": "PlaNet: published, 1e6 env. steps, action repeat chosen per task, 6 tasks",
+    "dreamer": "Dreamer: released score file, an earlier setting than the paper's",
+}
+
+
+def published_scores(path: Path = PUBLISHED / "scores.csv") -> pd.DataFrame:
+    """`method, task, env_steps, inputs, score_mean, score_sd, seeds, source`."""
+    return pd.read_csv(path)
+
+
+def baselines(methods: Sequence[str]) -> pd.DataFrame:
+    """The score at the most env_steps of each method and task, which figures draw as lines."""
+    scores = published_scores()
+    scores = scores[scores["method"].isin(methods)].sort_values("env_steps", kind="stable")
+    return scores.groupby(["method", "task"], as_index=False, sort=False).tail(1)

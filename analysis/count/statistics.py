@@ -1,0 +1,334 @@
+"""Statistics over runs: pure functions of arrays and frames.
+
+The values of each run are averaged first, within bins of env_steps (`bin_runs`) or over its last
+evaluations (`final_scores`). Then runs of different seeds are combined. Each result says how many
+runs it is computed from. NaN is never averaged away: a bin with a NaN is missing for that run.
+
+Intervals are 95 % intervals. Within a task there are few seeds, so `ci` is Student's t interval.
+Over tasks it is a stratified bootstrap interval: seeds are resampled within each task, n - 1 of n,
+because n of n makes the variance too small by (n - 1) / n (Rao and Wu, 1988): by a third for 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+LEVEL = 0.95
+RESAMPLES = 2000
+LAST_EVALUATIONS = 5
+GROUP = ("task", "method")
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+NO_INTERVAL = Interval(float("nan"), float("nan"))
+
+
+# --- a handful of values ---------------------------------------------------------------------
+
+
+def interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half along the last axis, without floor(n / 4) values at either end."""
+    ordered = np.sort(np.asarray(values, float), axis=-1)
+    n = ordered.shape[-1]
+    return ordered[..., n // 4 : n - n // 4].mean(-1)
+
+
+def t_quantile(n: float) -> float:
+    """Half the width of a 95 % interval of the mean of n values, in standard errors."""
+    return float(stdtrit(n - 1, (1 + LEVEL) / 2))
+
+
+def describe(values: np.ndarray) -> dict[str, float]:
+    """n, mean, sd (n - 1), se, median, iqm, min, max and Student's 95 % interval of finite values.
+
+    One value has no spread: NaN. With no values everything is NaN.
+    """
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    n = len(values)
+    if n == 0:
+        names = ("mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high")
+        return {"n": 0, **dict.fromkeys(names, float("nan"))}
+    mean = float(values.mean())
+    sd = float(values.std(ddof=1)) if n > 1 else float("nan")
+    se = sd / n**0.5
+    half = t_quantile(n) * se if n > 1 else float("nan")
+    return {
+        "n": n,
+        "mean": mean,
+        "sd": sd,
+        "se": se,
+        "median": float(np.median(values)),
+        "iqm": float(interquartile_mean(values)),
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "ci_low": mean - half,
+        "ci_high": mean + half,
+    }
+
+
+# Name on the command line -> (words for the figure, lower and upper edge of the band).
+BANDS: dict[str, tuple[str, Callable[[pd.DataFrame], tuple[pd.Series, pd.Series]]]] = {
+    "sd": ("one standard deviation", lambda c: (c["mean"] - c["sd"], c["mean"] + c["sd"])),
+    "se": ("one standard error", lambda c: (c["mean"] - c["se"], c["mean"] + c["se"])),
+    "ci": ("95 % Student's t interval of the mean", lambda c: (c["ci_low"], c["ci_high"])),
+    "range": ("range from minimum to maximum", lambda c: (c["min"], c["max"])),
+}
+
+
+def with_band(table: pd.DataFrame, band: str) -> pd.DataFrame:
+    """`table` (rows of `describe`) with `low` and `high`, the edges of the band."""
+    low, high = BANDS[band][1](table)
+    return table.assign(low=low, high=high)
+
+
+# --- one run over env_steps ------------------------------------------------------------------
+
+
+def bin_runs(
+    frame: pd.DataFrame, *, metric: str, width: int | Mapping[str, int], last: int | None = None
+) -> pd.DataFrame:
+    """Each run's mean value in bins (k w, (k + 1) w] of env_steps, named by their right edge.
+
+    `width` w is one number or one per run_id. Returns `run_id, env_steps, value, count, attempt`
+    (the latest one with a value), a sorted row for each run and bin with values. A bin with
+    a NaN among its values is NaN. Values after `last` env_steps are left out.
+    """
+    run_ids = frame["run_id"].cat.categories
+    by_run = [width[run_id] if isinstance(width, Mapping) else width for run_id in run_ids]
+    widths = np.array(by_run, np.int64)
+    chosen = (frame["metric"] == metric).to_numpy()
+    if last is not None:
+        chosen = chosen & (frame["env_steps"] <= last).to_numpy()
+    codes = frame["run_id"].cat.codes.to_numpy()[chosen].astype(np.int64)
+    steps = frame["env_steps"].to_numpy()[chosen]
+    value = frame["value"].to_numpy()[chosen]
+    attempts = frame["attempt"].to_numpy()[chosen]
+    index = np.maximum(-(-steps // widths[codes]), 1)
+    bins = int(index.max(initial=0)) + 1
+    keys, place = np.unique(codes * bins + index, return_inverse=True)
+    count = np.bincount(place, minlength=len(keys))
+    total = np.bincount(place, weights=value, minlength=len(keys))
+    latest = np.zeros(len(keys), np.int64)
+    np.maximum.at(latest, place, attempts)
+    of_run = (keys // bins).astype(int)
+    return pd.DataFrame(
+        {
+            "run_id": run_ids.to_numpy()[of_run],
+            "env_steps": keys % bins * widths[of_run],
+            "value": total / count,
+            "count": count,
+            "attempt": latest,
+        }
+    )
+
+
+def time_to_reach(env_steps: np.ndarray, values: np.ndarray, score: float) -> float:
+    """env_steps of the first value at or above `score`; NaN if none is."""
+    reached = np.flatnonzero(np.asarray(values) >= score)
+    return float(np.asarray(env_steps)[reached[0]]) if len(reached) else float("nan")
+
+
+def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) -> float:
+    """Average height of the piecewise linear curve from its first point to `until`.
+
+    NaN where the curve ends before `until` or has a NaN.
+    """
+    x, y = np.asarray(env_steps, float), np.asarray(values, float)
+    if len(x) < 2 or x[-1] < until or x[0] >= until:
+        return float("nan")
+    inside = x < until
+    x_all = np.append(x[inside], until)
+    y_all = np.append(y[inside], np.interp(until, x, y))
+    return float(np.trapezoid(y_all, x_all) / (until - x[0]))
+
+
+def final_scores(
+    frame: pd.DataFrame,
+    *,
+    metric: str,
+    last: int = LAST_EVALUATIONS,
+    at: int | Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """Each run's mean over its last `last` values at or before `at` env_steps.
+
+    `at` is one number, or one per run_id, or None for each run's end. Returns `run_id, score,
+    evaluations, env_steps` (of the last value used), one row per run that has a value. A NaN
+    among the values makes the score NaN.
+    """
+    rows = frame.loc[
+        (frame["metric"] == metric).to_numpy(), ["run_id", "env_steps", "value"]
+    ].sort_values(["run_id", "env_steps"], kind="stable")
+    if isinstance(at, Mapping):
+        limit = rows["run_id"].astype(object).map(at).to_numpy(float)
+        rows = rows[rows["env_steps"].to_numpy() <= limit]
+    elif at is not None:
+        rows = rows[rows["env_steps"] <= at]
+    tail = rows.groupby("run_id", observed=True, sort=True).tail(last)
+    grouped = tail.groupby("run_id", observed=True, sort=True)
+    scores = pd.DataFrame(
+        {
+            "score": grouped["value"].agg(lambda values: values.mean(skipna=False)),
+            "evaluations": grouped["value"].size(),
+            "env_steps": grouped["env_steps"].max(),
+        }
+    )
+    scores = scores.reset_index()
+    scores["run_id"] = scores["run_id"].astype(object)
+    return scores
+
+
+# --- seeds of one task and method ------------------------------------------------------------
+
+
+def curves(binned: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
+    """Statistics over runs per group and bin, with the ids of these runs.
+
+    `binned` is from `bin_runs`; `runs` has `run_id`, the `by` columns and `n_expected` (seeds
+    that the group should have). Returns one row per group and bin: `by`, `env_steps`, what
+    `describe` gives, `n_expected`, `run_ids` (those with a finite value, joined by `;`).
+    """
+    wanted = ["run_id", *by, "n_expected"]
+    joined = binned.merge(runs[wanted], on="run_id", how="inner")
+    joined = joined.sort_values([*by, "env_steps", "run_id"], kind="stable")
+    rows = []
+    for key, group in joined.groupby([*by, "env_steps"], sort=False, observed=True):
+        values = group["value"].to_numpy(float)
+        finite = np.isfinite(values)
+        rows.append(
+            {
+                **dict(zip((*by, "env_steps"), key, strict=True)),
+                **describe(values),
+                "n_expected": int(group["n_expected"].iloc[0]),
+                "run_ids": ";".join(group["run_id"].to_numpy(object)[finite]),
+            }
+        )
+    names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
+    return pd.DataFrame(rows, columns=[*by, "env_steps", *names, "n_expected", "run_ids"])
+
+
+def reference_statistics(given: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Statistics over seeds of given curves: task, env_steps, what `describe` gives, low, high.
+
+    Values stay at the env_steps at which they were logged: released curves share one grid.
+    """
+    rows = [
+        {"task": task, "env_steps": env_steps, **describe(group["episode_return"].to_numpy(float))}
+        for (task, env_steps), group in given.groupby(["task", "env_steps"], sort=True)
+    ]
+    columns = ["task", "env_steps", *describe(np.zeros(1))]
+    return with_band(pd.DataFrame(rows, columns=columns), band)
+
+
+# --- many tasks ------------------------------------------------------------------------------
+
+Strata = Sequence[np.ndarray]  # per task: scores [seeds], or resampled [resamples, draws]
+
+
+def mean_over_tasks(strata: Strata) -> np.ndarray:
+    """Mean over tasks of the mean over seeds (last axis): tasks have equal weights."""
+    return np.mean([np.asarray(task).mean(-1) for task in strata], axis=0)
+
+
+def median_over_tasks(strata: Strata) -> np.ndarray:
+    """Median over tasks of the mean over seeds."""
+    return np.median([np.asarray(task).mean(-1) for task in strata], axis=0)
+
+
+def iqm_over_runs(strata: Strata) -> np.ndarray:
+    """Interquartile mean over the runs of all tasks together."""
+    return interquartile_mean(np.concatenate([np.asarray(task) for task in strata], axis=-1))
+
+
+STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
+    "mean": mean_over_tasks,
+    "median": median_over_tasks,
+    "iqm": iqm_over_runs,
+}
+
+
+def draw_strata(strata: Strata, resamples: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """Seeds resampled within each task: n - 1 of n, with replacement. [resamples, n - 1] each."""
+    drawn = []
+    for task in strata:
+        n = len(task)
+        if n < 2:
+            raise ValueError("a task with one seed cannot be resampled")
+        drawn.append(np.asarray(task, float)[generator.integers(0, n, (resamples, n - 1))])
+    return drawn
+
+
+def bootstrap_interval(
+    strata: Strata,
+    statistic: Callable[[Strata], np.ndarray],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval of `statistic` under stratified resampling; seeded.
+
+    No interval (NaN) where a task has fewer than two seeds.
+    """
+    if not strata or any(len(task) < 2 for task in strata):
+        return NO_INTERVAL
+    samples = statistic(draw_strata(strata, resamples, np.random.default_rng(seed)))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(samples, (tail, 1 - tail), axis=0)
+    return Interval(low, high)
+
+
+def performance_profile(strata: Strata, thresholds: np.ndarray) -> np.ndarray:
+    """Share of runs that score above each threshold; tasks have equal weights. [..., K]"""
+    shares = [(np.asarray(task)[..., None] > np.asarray(thresholds)).mean(-2) for task in strata]
+    return np.mean(shares, axis=0)
+
+
+def probability_of_improvement(ours: Strata, theirs: Strata) -> np.ndarray:
+    """Chance that a run of ours beats one of theirs on the same task; a tie counts half."""
+    chances = []
+    for x, y in zip(ours, theirs, strict=True):
+        a, b = np.asarray(x)[..., :, None], np.asarray(y)[..., None, :]
+        chances.append((a > b).mean((-2, -1)) + 0.5 * (a == b).mean((-2, -1)))
+    return np.mean(chances, axis=0)
+
+
+def improvement_interval(
+    ours: Strata, theirs: Strata, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """95 % interval of `probability_of_improvement`, both sides resampled within tasks."""
+    if any(len(task) < 2 for task in (*ours, *theirs)):
+        return NO_INTERVAL
+    generator = np.random.default_rng(seed)
+    samples = probability_of_improvement(
+        draw_strata(ours, resamples, generator), draw_strata(theirs, resamples, generator)
+    )
+    tail = (1 - LEVEL) / 2
+    return Interval(*(float(q) for q in np.quantile(samples, (tail, 1 - tail))))
+
+
+def welch(
+    mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int
+) -> tuple[float, Interval, float]:
+    """Difference a - b of two means: (difference, Welch's 95 % interval, standard error).
+
+    No interval where a side has fewer than two values.
+    """
+    difference = mean_a - mean_b
+    if min(n_a, n_b) < 2:
+        return difference, NO_INTERVAL, float("nan")
+    var_a, var_b = sd_a**2 / n_a, sd_b**2 / n_b
+    se = (var_a + var_b) ** 0.5
+    if se == 0:
+        return difference, Interval(difference, difference), 0.0
+    freedom = (var_a + var_b) ** 2 / (var_a**2 / (n_a - 1) + var_b**2 / (n_b - 1))
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * se
+    return difference, Interval(difference - half, difference + half), se

@@ -1,0 +1,357 @@
+"""All numbers of a suite, from its plan and its records.
+
+    plan (expanded suite) + records -> runs with method and completeness -> bins -> curves
+            -> final scores -> score table -> across tasks;  curves and seeds -> verdict
+
+`summarise` is pure. Figures, tables, verdict and report take their numbers from the `Summary` that
+it returns and load nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.count import statistics
+from analysis.count.averages import across_tasks, normalised
+from analysis.count.methods import Style, styles, with_methods
+from analysis.count.published import baselines
+from analysis.count.verdict import MARGIN, Verdict, judge_suite
+from analysis.read.frame import Loaded
+from analysis.read.source import UNKNOWN_ATTEMPT
+from dreamer.run_folder import Status
+from suites.language.figures import Axis, Scale
+from suites.language.suite import Suite
+
+MAX_BINS = 50
+GROUP = ("task", "method", "x")
+
+
+class Completeness(StrEnum):
+    """How much of a planned run there is."""
+
+    COMPLETE = "complete"
+    SHORT = "short"
+    MISSING = "missing"
+
+
+class Summary(NamedTuple):
+    """All numbers of one suite."""
+
+    name: str
+    about: str
+    metric: str
+    band: str  # name in statistics.BANDS
+    last: int  # values that a final score averages
+    x: Axis | None  # the setting on the x-axis of a sweep
+    scale: Scale
+    runs: pd.DataFrame  # per planned run: method, x, state, target_env_steps, n_expected, ...
+    styles: dict[str, Style]  # per method, in the order of the paper
+    binned: pd.DataFrame  # per run and bin: run_id, env_steps, value, count, attempt
+    curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
+    finals: pd.DataFrame  # per run: score, task, method, x, at, partial, normalised
+    scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, run_ids
+    aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs
+    profiles: pd.DataFrame  # method, threshold, share, low, high
+    improvements: pd.DataFrame  # ours, theirs, value, low, high
+    averages: pd.DataFrame  # group, title, method, published, mean, low, high
+    progress: pd.DataFrame  # per run: area under the curve, env_steps to reach scores
+    published: pd.DataFrame  # method, task, score_mean: published scores on the suite's tasks
+    published_methods: tuple[str, ...]  # in the order of the suite
+    reference: pd.DataFrame | None  # given curves: task, env_steps, statistics, low, high
+    verdict: Verdict
+    problems: list[str]  # missing, short and odd runs, one line each
+    synthetic: bool
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(self.runs["task"]))
+
+    @property
+    def is_sweep(self) -> bool:
+        """Several values on the x-axis."""
+        return self.runs["x"].nunique() > 1
+
+    def methods_with_scores(self) -> list[str]:
+        present = set(self.scores["method"])
+        return [method for method in self.styles if method in present]
+
+
+def summarise(
+    suite: Suite,
+    loaded: Loaded,
+    *,
+    metric: str = "evaluate_return",
+    band: str = "sd",
+    last: int = statistics.LAST_EVALUATIONS,
+    until: int | None = None,
+    reference: pd.DataFrame | None = None,
+    method: str | None = None,
+    margin: float = MARGIN,
+) -> Summary:
+    """The numbers of a suite's planned runs.
+
+    until: ignore everything after so many env_steps, as if the budget had been smaller.
+    reference: curves to compare with, as `read_curves` gives them.
+    method: what the verdict compares with the released scores; default: the suite's Dreamer.
+    margin: the smallest difference, in points, that matters to the verdict.
+    """
+    runs, notes = planned_runs(suite, loaded, until)
+    scale = suite.shown.scale
+    chosen = styles(list(dict.fromkeys(runs["method"])))
+    widths = bin_widths(runs, loaded.frame, metric)
+    binned = statistics.bin_runs(loaded.frame, metric=metric, width=widths, last=until)
+    curves = statistics.with_band(statistics.curves(binned, runs, GROUP), band)
+    finals = final_scores(loaded.frame, runs, metric, last, scale)
+    published = baselines(suite.published)
+    published = published[published["task"].isin(set(runs["task"]))].reset_index(drop=True)
+    across = across_tasks(finals, runs, list(chosen), scale, published)
+    problems = [*notes, *run_problems(runs), *across.notes, *loaded.warnings]
+    return Summary(
+        name=suite.name,
+        about=suite.about,
+        metric=metric,
+        band=band,
+        last=last,
+        x=suite.shown.x,
+        scale=scale,
+        runs=runs,
+        styles=chosen,
+        binned=binned,
+        curves=_with_origin(curves, binned, runs),
+        finals=finals,
+        scores=score_table(finals, runs, band),
+        aggregates=across.aggregates,
+        profiles=across.profiles,
+        improvements=across.improvements,
+        averages=across.averages,
+        progress=run_progress(binned, runs, widths),
+        published=published,
+        published_methods=tuple(m for m in suite.published if m in set(published["method"])),
+        reference=None if reference is None else _reference_statistics(reference, runs, band),
+        verdict=judge_suite(
+            suite.name, runs, loaded.frame,
+            reference=reference, metric=metric, method=method, margin=margin, at=until,
+        ),
+        problems=problems + commit_problems(runs),
+        synthetic=bool(runs["synthetic"].any()),
+    )  # fmt: skip
+
+
+def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """A row for every planned run with what the records say of it, and notes on methods.
+
+    `state` is its Completeness. A run is complete when its status is COMPLETED, or when its values
+    reach its target to within one interval of evaluations.
+    """
+    x = suite.shown.x
+    keys = ("task", "behaviour", "representation", "seed", "preset")
+    rows = [
+        {"run_id": run.run_id, **{key: run.config[key] for key in keys}, "config": run.config}
+        for run in suite.runs
+    ]
+    runs, notes = with_methods(pd.DataFrame(rows), x.settings if x else ())
+    runs["x"] = [config[x.setting_of(config["behaviour"])] if x else 0 for config in runs["config"]]
+    budgets = [int(config["env_steps"]) for config in runs["config"]]
+    runs["target_env_steps"] = [min(b, until) if until else b for b in budgets]
+    known = ["last_env_steps", "attempts", "commits", "synthetic", "provenance", "status", "error"]
+    runs = runs.merge(loaded.runs[["run_id", *known]], on="run_id", how="left")
+    runs["status"] = runs["status"].fillna("MISSING")
+    runs["synthetic"] = runs["synthetic"].fillna(False).astype(bool)
+    runs["last_env_steps"] = runs["last_env_steps"].fillna(0).astype(int)
+    runs["state"] = [_completeness(row) for row in runs.itertuples()]
+    group = runs.groupby(list(GROUP), sort=False)
+    runs["n_expected"] = group["run_id"].transform("size")
+    return runs, notes
+
+
+def _completeness(run: Any) -> Completeness:
+    if run.status == "MISSING" or run.last_env_steps == 0:
+        return Completeness.MISSING
+    near = run.target_env_steps - int(run.config["eval_every_env_steps"])
+    done = run.status == Status.COMPLETED or run.last_env_steps > near
+    return Completeness.COMPLETE if done else Completeness.SHORT
+
+
+def _reference_statistics(reference: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Statistics over the seeds of given curves, up to the first point at or after our budget."""
+    budget = runs.groupby("task")["target_env_steps"].max()
+    here = reference[reference["task"].isin(budget.index)]
+    after = here[here["env_steps"] >= here["task"].map(budget)]
+    last = after.groupby("task")["env_steps"].min().reindex(budget.index).fillna(budget)
+    here = here[here["env_steps"] <= here["task"].map(last)]
+    return statistics.reference_statistics(here, band)
+
+
+def bin_widths(runs: pd.DataFrame, frame: pd.DataFrame, metric: str) -> dict[str, int]:
+    """Bins of env_steps per run, one width per task.
+
+    Where all runs of a task were evaluated at the same env_steps, at most 50 of them, each of these
+    is a bin (width 1). Otherwise there are at most 50 bins, none narrower than the interval between
+    evaluations.
+    """
+    points = frame.loc[(frame["metric"] == metric).to_numpy(), ["run_id", "env_steps"]]
+    by_run = {
+        str(run_id): group.to_numpy()
+        for run_id, group in points.groupby("run_id", observed=True)["env_steps"]
+    }
+    widths: dict[str, int] = {}
+    for _, group in runs.groupby("task", sort=False):
+        steps = [by_run[run_id] for run_id in group["run_id"] if run_id in by_run]
+        distinct = len(np.unique(np.concatenate(steps))) if steps else 0
+        aligned = distinct == max((len(one) for one in steps), default=0)
+        every = max(int(config["eval_every_env_steps"]) for config in group["config"])
+        budget = int(group["target_env_steps"].max())
+        width = every * max(1, math.ceil(budget / every / MAX_BINS))
+        width = 1 if aligned and distinct <= MAX_BINS else min(width, budget)
+        widths |= dict.fromkeys(group["run_id"], width)
+    return widths
+
+
+def _with_origin(curves: pd.DataFrame, binned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`attempts` and `commits` of each point, in the order of its `run_ids`."""
+    attempt_of = dict(
+        zip(zip(binned["run_id"], binned["env_steps"], strict=True), binned["attempt"], strict=True)
+    )
+    origin = runs.set_index("run_id")
+    attempts, commits = [], []
+    for run_ids, env_steps in zip(curves["run_ids"], curves["env_steps"], strict=True):
+        made = [(run_id, attempt_of[run_id, env_steps]) for run_id in run_ids.split(";") if run_id]
+        attempts.append(";".join(_attempt_words(origin.at[r, "commits"], a) for r, a in made))
+        commits.append(";".join(_commit_words(origin.at[r, "commits"], a) for r, a in made))
+    curves["attempts"], curves["commits"] = attempts, commits
+    return curves
+
+
+def _attempt_words(commits: Any, attempt: int) -> str:
+    """The attempt's number. Where it is unknown, all attempts of the run, joined by `|`."""
+    if attempt != UNKNOWN_ATTEMPT:
+        return str(attempt)
+    return "|".join(commits) if isinstance(commits, dict) and commits else "?"
+
+
+def _commit_words(commits: Any, attempt: int) -> str:
+    if not isinstance(commits, dict):
+        return "?"
+    if attempt != UNKNOWN_ATTEMPT:
+        return commits.get(str(attempt)) or "?"
+    return "|".join(dict.fromkeys(commit or "?" for commit in commits.values())) or "?"
+
+
+# --- final scores ----------------------------------------------------------------------------
+
+
+def final_scores(
+    frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int, scale: Scale
+) -> pd.DataFrame:
+    """Each run's final score, of runs that can be compared.
+
+    In a group (task, method, x) with complete runs only these count, at their budget. In a group
+    without complete runs all count, at the env_steps that all of them have reached, and their rows
+    are marked `partial`.
+    """
+    at: dict[str, int] = {}
+    partial: dict[str, bool] = {}
+    for _, group in runs[runs["state"] != Completeness.MISSING].groupby(list(GROUP), sort=False):
+        complete = group[group["state"] == Completeness.COMPLETE]
+        counted = complete if len(complete) else group
+        for row in counted.itertuples():
+            partial[row.run_id] = not len(complete)
+            at[row.run_id] = (
+                row.target_env_steps if len(complete) else int(group["last_env_steps"].min())
+            )
+    scores = statistics.final_scores(frame, metric=metric, last=last, at=at)
+    scores = scores[scores["run_id"].isin(at)]
+    columns = ["run_id", *GROUP, "seed", "n_expected"]
+    scores = scores.merge(runs[columns], on="run_id", how="left")
+    scores["at"] = scores["run_id"].map(at).astype("int64")
+    scores["partial"] = scores["run_id"].map(partial).astype(bool)
+    scores["normalised"] = normalised(scores["score"], scores["task"], scale)
+    return scores
+
+
+def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataFrame:
+    """Statistics of final scores per task, method and x, in the order of the plan."""
+    rows = []
+    order = {key: place for place, key in enumerate(_groups(runs))}
+    for key, group in finals.groupby(list(GROUP), sort=False):
+        finite = group[np.isfinite(group["score"])]
+        rows.append(
+            {
+                **dict(zip(GROUP, key, strict=True)),
+                **statistics.describe(group["score"].to_numpy(float)),
+                "n_expected": int(group["n_expected"].iloc[0]),
+                "at": int(group["at"].min()),
+                "partial": bool(group["partial"].any()),
+                "scores": list(finite["score"]),
+                "run_ids": ";".join(finite["run_id"]),
+                "order": order[key],
+            }
+        )
+    names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
+    columns = [*GROUP, *names, "n_expected", "at", "partial", "scores", "run_ids", "order"]
+    table = pd.DataFrame(rows, columns=columns).sort_values("order").drop(columns="order")
+    return statistics.with_band(table.reset_index(drop=True), band)
+
+
+def _groups(runs: pd.DataFrame) -> list[tuple]:
+    return list(dict.fromkeys(zip(*(runs[column] for column in GROUP), strict=True)))
+
+
+def run_progress(
+    binned: pd.DataFrame, runs: pd.DataFrame, widths: Mapping[str, int]
+) -> pd.DataFrame:
+    """Per run: area under its binned curve, and env_steps to reach 100, 500 and 900."""
+    target = runs.set_index("run_id")["target_env_steps"]
+    rows = []
+    for run_id, group in binned[binned["run_id"].isin(target.index)].groupby("run_id"):
+        steps, values = group["env_steps"].to_numpy(), group["value"].to_numpy()
+        until = target[run_id] // widths[run_id] * widths[run_id]
+        rows.append(
+            {
+                "run_id": run_id,
+                "area_under_curve": statistics.area_under_curve(steps, values, until),
+                **{
+                    f"env_steps_to_{score}": statistics.time_to_reach(steps, values, score)
+                    for score in (100, 500, 900)
+                },
+            }
+        )
+    columns = ["run_id", "area_under_curve", *(f"env_steps_to_{s}" for s in (100, 500, 900))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# --- problems --------------------------------------------------------------------------------
+
+
+def run_problems(runs: pd.DataFrame) -> list[str]:
+    """Missing and short runs, one line per method and task."""
+    lines = []
+    bad = runs[runs["state"] != Completeness.COMPLETE]
+    for (state, task, method), group in bad.groupby(["state", "task", "method"], sort=True):
+        at = sorted({f"{steps:,}" for steps in group["last_env_steps"]})
+        where = f", at {' and '.join(at)} env_steps" if state == Completeness.SHORT else ""
+        seeds = ", ".join(str(seed) for seed in sorted(set(group["seed"])))
+        statuses = ", ".join(sorted({str(status) for status in group["status"]} - {"MISSING"}))
+        x = f", {group['x'].nunique()} settings of x" if runs["x"].nunique() > 1 else ""
+        word = f" ({statuses.lower()})" if statuses else ""
+        lines.append(f"{state}: {task}, {method}, seed {seeds}{x}{where}{word}")
+    return lines
+
+
+def commit_problems(runs: pd.DataFrame) -> list[str]:
+    """One line if several versions of the code made the suite's runs."""
+    found: dict[str, int] = {}
+    for commits in runs["commits"]:
+        if isinstance(commits, dict):
+            for commit in set(commits.values()):
+                found[commit or "unknown"] = found.get(commit or "unknown", 0) + 1
+    if len(found) < 2:
+        return []
+    words = ", ".join(f"{commit} ({count} runs)" for commit, count in sorted(found.items()))
+    return [f"several versions of the code: {words}"]

@@ -1,0 +1,111 @@
+"""All tasks together: aggregates with intervals, performance profiles, pairs of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.count.methods import Style
+from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, finish, line_handle
+
+
+def draw_aggregates(
+    aggregates: pd.DataFrame,
+    profiles: pd.DataFrame,
+    improvements: pd.DataFrame,
+    styles: Mapping[str, Style],
+    *,
+    notes: Sequence[str] = (),
+    score_words: str = "Normalised score",
+    synthetic: bool = False,
+) -> Figure:
+    """Mean, median and interquartile mean with intervals; performance profiles; improvement.
+
+    `aggregates`: method, statistic, value, low, high. `profiles`: method, threshold, share, low,
+    high. `improvements`: ours, theirs, value, low, high. `score_words`: the label of the first
+    x-axis.
+    """
+    methods = [method for method in styles if method in set(aggregates["method"])]
+    has_pairs = len(improvements) > 0
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(PAGE_WIDTH, 2.15 + 0.06 * len(methods)), layout="constrained")
+        ratios = [1.25, 1.25, 1.1] if has_pairs else [1, 1]
+        all_axes = figure.subplots(1, len(ratios), width_ratios=ratios)
+        draw_intervals(all_axes[0], aggregates, methods, styles, score_words)
+        _draw_profiles(all_axes[1], profiles, methods, styles)
+        if has_pairs:
+            _draw_improvements(all_axes[2], improvements, styles)
+        add_legend(figure, [line_handle(styles[method]) for method in methods])
+    return finish(figure, notes, synthetic)
+
+
+def draw_intervals(
+    axes: Axes,
+    aggregates: pd.DataFrame,
+    methods: Sequence[str],
+    styles: Mapping[str, Style],
+    score_words: str = "Normalised score",
+) -> None:
+    """Aggregates with their intervals on given axes."""
+    names = list(dict.fromkeys(aggregates["statistic"]))
+    for place, method in enumerate(methods):
+        rows = aggregates[aggregates["method"] == method].set_index("statistic").loc[names]
+        thickness = 0.7 / len(methods)
+        y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * thickness
+        _intervals(axes, y, rows, thickness * 0.8, styles[method].colour)
+    axes.set_yticks(range(len(names)), [{"iqm": "IQM"}.get(n, n.capitalize()) for n in names])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, 1.015)
+    axes.set_xlabel(score_words)
+    axes.set_title("Aggregates over tasks")
+
+
+def _intervals(
+    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str
+) -> None:
+    """Boxes from `low` to `high` with a black line at `value`."""
+    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], color=colour, alpha=0.8,
+              linewidth=0)  # fmt: skip
+    axes.vlines(rows["value"], y - thickness / 2, y + thickness / 2, color="black", linewidth=1.2)
+
+
+def _draw_profiles(
+    axes: Axes, profiles: pd.DataFrame, methods: Sequence[str], styles: Mapping[str, Style]
+) -> None:
+    for method in methods:
+        rows = profiles[profiles["method"] == method]
+        style = styles[method]
+        axes.fill_between(rows["threshold"], rows["low"], rows["high"], color=style.colour,
+                          alpha=0.18, linewidth=0, step="post")  # fmt: skip
+        every = max(1, len(rows) // 5)
+        axes.plot(rows["threshold"], rows["share"], color=style.colour, drawstyle="steps-post",
+                  marker=style.marker, ms=2.8, markevery=(every // 2, every))  # fmt: skip
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(r"Normalised score $\tau$")
+    axes.set_ylabel(r"Share of runs with score > $\tau$")
+    axes.set_title("Performance profiles")
+
+
+def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[str, Style]) -> None:
+    y = np.arange(len(improvements))
+    for place in y:
+        row = improvements.iloc[[place]]
+        _intervals(axes, y[[place]], row, 0.3, styles[row["ours"].item()].colour)
+    names = [
+        f"{styles[ours].label}\nover {styles[theirs].label}"
+        for ours, theirs in zip(improvements["ours"], improvements["theirs"], strict=True)
+    ]
+    axes.set_yticks(y, names, linespacing=1.0)
+    axes.set_ylim(len(y) - 0.4, -0.6)
+    axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.grid(False, axis="y")
+    axes.set_xlim(0, 1.015)
+    axes.set_xlabel("Probability of improvement")
+    axes.set_title("Pairs of methods")

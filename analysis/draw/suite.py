@@ -1,0 +1,319 @@
+"""The figures that a suite asks for, each with the data that it shows.
+
+`FIGURES` maps the names of a suite's `figures` key to functions. All numbers come from the
+Summary; nothing is read or saved here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis.count import statistics
+from analysis.count.averages import common_range, normalised
+from analysis.count.methods import PUBLISHED_STYLES
+from analysis.count.published import CAVEATS
+from analysis.count.summary import Summary
+from analysis.draw import aggregates, bars, images, lines
+from analysis.draw.page import pretty
+from analysis.read.predictions import Prediction
+from analysis.variants import behaviour_label
+
+LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
+METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
+METRIC_LABELS = {"evaluate_return": "Score", "episode_return": "Training return"}
+
+
+class Drawn(NamedTuple):
+    """One figure with its data."""
+
+    name: str
+    figure: Figure
+    data: pd.DataFrame
+    pdf: bool = True
+
+
+def draw_suite(
+    figures: Sequence[str], summary: Summary, predictions: Sequence[Prediction]
+) -> list[Drawn]:
+    """The named figures, without those that have nothing to show."""
+    order = {task: place for place, task in enumerate(summary.tasks)}
+    rank = {method: place for place, method in enumerate(summary.styles)}
+    predictions = sorted(predictions, key=lambda one: (order[one.task], rank[one.method]))
+    return [one for name in figures for one in FIGURES[name](summary, predictions)]
+
+
+# --- the figures -----------------------------------------------------------------------------
+
+
+def draw_curves(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Learning curves, one panel per task."""
+    if summary.curves.empty:
+        return []
+    figure = lines.draw_lines(
+        summary.curves, summary.styles, summary.scale, tasks=summary.tasks,
+        published=summary.published, y_label=metric_label(summary.metric),
+        reference=summary.reference, notes=notes_of(summary, published=True),
+        synthetic=summary.synthetic,
+    )  # fmt: skip
+    return [Drawn("curves", figure, _marked(summary, summary.curves.drop(columns="x")))]
+
+
+def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Final score over the setting on the suite's x-axis."""
+    if summary.scores.empty or summary.x is None:
+        return []
+    notes = notes_of(summary, published=True, binned=False)
+    present = set(summary.runs["behaviour"])
+    for behaviour, setting in summary.x.of_behaviour.items():
+        if behaviour in present:
+            notes.insert(1, f"{behaviour_label(behaviour)}: {setting.replace('_', ' ')}.")
+    figure = lines.draw_lines(
+        summary.scores, summary.styles, summary.scale, x="x", x_label=summary.x.label,
+        y_label=metric_label(summary.metric), tasks=summary.tasks, published=summary.published,
+        notes=notes, synthetic=summary.synthetic,
+    )  # fmt: skip
+    data = summary.scores.drop(columns="scores").rename(columns={"x": summary.x.setting})
+    return [Drawn("sweep", figure, _marked(summary, data))]
+
+
+def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Final scores as bars, beside published ones, with averages over tasks."""
+    if summary.scores.empty:
+        return []
+    table, titles = bar_table(summary)
+    styles = {m: s for m, s in summary.styles.items() if m in set(table["method"])}
+    styles |= {m: PUBLISHED_STYLES[m] for m in summary.published_methods if m in PUBLISHED_STYLES}
+    groups = [*summary.tasks, *titles]
+    notes = notes_of(summary, published=True, binned=False, mark="lines")
+    legend = "Points: single seeds. ×: no number."
+    if titles:
+        legend += (
+            " Averages: mean over tasks, line: 95 % stratified bootstrap interval "
+            f"({statistics.RESAMPLES} resamples)."
+        )
+    if len(titles) > 1:
+        legend += " * Without quadruped: D4PG and A3C have no scores there."
+    notes.insert(1, legend)
+    label, y_range = score_label(summary)
+    figure = bars.draw_bars(
+        table, styles, groups, titles=titles, rows=2 if len(groups) > 8 else 1, y_label=label,
+        y_range=y_range, notes=notes, synthetic=summary.synthetic,
+    )  # fmt: skip
+    return [Drawn("bars", figure, _marked(summary, table.drop(columns="scores")))]
+
+
+def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Aggregates over tasks, performance profiles and pairs of methods."""
+    if summary.aggregates.empty:
+        return []
+    tasks = int(summary.aggregates["tasks"].iloc[0])
+    what = {(0.0, 1000.0): "score / 1000"}.get(
+        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest score"
+    )
+    scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
+    notes = [
+        f"{scores} of {tasks} tasks. Intervals: 95 %, stratified bootstrap "
+        f"({statistics.RESAMPLES} resamples; 500 for profiles; seeds drawn within tasks).",
+        *problem_lines(summary),
+    ]
+    figure = aggregates.draw_aggregates(
+        summary.aggregates, summary.profiles, summary.improvements, summary.styles, notes=notes,
+        score_words=f"Normalised score ({what})", synthetic=summary.synthetic,
+    )  # fmt: skip
+    return [Drawn("aggregates", figure, _marked(summary, summary.aggregates))]
+
+
+def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Each prediction as a strip of all its frames."""
+    drawn = []
+    for one in predictions:
+        note = (
+            f"Open-loop prediction of a held-out episode at {one.env_steps:,} env. steps: "
+            f"{one.context} images of context (left of the mark), {len(one.truth) - one.context} "
+            f"predicted from actions alone. {images.ERROR_WORDS}"
+        )
+        figure = images.draw_strip(
+            one.truth, one.model, one.context, title=prediction_title(summary, one), notes=[note],
+            synthetic=summary.synthetic,
+        )  # fmt: skip
+        name = re.sub(r"[^\w=.-]", "-", f"prediction-{one.task}-{one.method}")
+        drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
+    return drawn
+
+
+def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Chosen frames of all predictions on one page."""
+    if not predictions:
+        return []
+    notes = [
+        f"First {predictions[0].context} images: context; the others are predicted from "
+        f"actions alone. {images.ERROR_WORDS}",
+        *problem_lines(summary),
+    ]
+    rows = [
+        (f"{pretty(one.task)}, seed {one.seed}", one.truth, one.model, one.context)
+        for one in predictions
+    ]
+    figure = images.draw_predictions(rows, notes=notes, synthetic=summary.synthetic)
+    data = pd.concat([prediction_data(summary, one) for one in predictions], ignore_index=True)
+    return [Drawn("predictions", figure, data)]
+
+
+def draw_observations(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """What the agent sees of each task, from the true images of predictions."""
+    first = {one.task: one for one in reversed(predictions)}
+    first = {task: first[task] for task in summary.tasks if task in first}
+    if len(first) < 2:
+        return []
+    seen = {task: one.truth[0] for task, one in first.items()}
+    figure = images.draw_observations(seen, synthetic=summary.synthetic)
+    run_ids = [one.run_id for one in first.values()]
+    data = pd.DataFrame({"task": list(first), "run_id": run_ids})
+    return [Drawn("observations", figure, _marked(summary, data))]
+
+
+FIGURES: dict[str, Callable[[Summary, Sequence[Prediction]], list[Drawn]]] = {
+    "curves": draw_curves,
+    "sweep": draw_sweep,
+    "bars": draw_bars,
+    "aggregates": draw_aggregates,
+    "strips": draw_strips,
+    "predictions": draw_predictions,
+    "observations": draw_observations,
+}
+
+
+# --- their words -----------------------------------------------------------------------------
+
+
+def notes_of(
+    summary: Summary, *, published: bool = False, binned: bool = True, mark: str = "shade"
+) -> list[str]:
+    """The footer: what the band is, how many seeds, how scores are averaged, what is missing."""
+    counts = sorted({int(n) for n in summary.scores["n"]}) or [0]
+    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    spread = statistics.BANDS[summary.band][0]
+    what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
+    notes = [f"Mean over {seeds} seeds per task and method; {mark}: {spread}."]
+    if counts[-1] < 2:
+        notes = ["One seed per task and method: no spread is shown."]
+    if binned:
+        notes[0] += f" Score: mean return of {what}, averaged per seed within bins first."
+        if (summary.curves["n"] < summary.curves["n_expected"]).any():
+            notes[0] += " Dotted: fewer runs than planned."
+    else:
+        notes[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
+    shown = set(summary.published_methods) if published else set()
+    caveats = [CAVEATS[method] for method in PUBLISHED_STYLES if method in shown]
+    if caveats:
+        notes.append("; ".join(caveats) + ".")
+    return notes + problem_lines(summary)
+
+
+def problem_lines(summary: Summary) -> list[str]:
+    problems = summary.problems
+    more = len(problems) - LISTED_PROBLEMS
+    shown = problems[: LISTED_PROBLEMS + (more == 1)]
+    return shown + ([f"and {more} more, all listed in problems.txt"] if more > 1 else [])
+
+
+def metric_label(metric: str) -> str:
+    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+
+
+def score_label(summary: Summary) -> tuple[str, tuple[float, float] | None]:
+    """Label and range of an axis that all tasks share."""
+    label = metric_label(summary.metric)
+    shared = common_range(summary.scale, summary.tasks)
+    if shared or not bars_in_percent(summary):
+        return label, shared
+    return f"{label} (% of scale)", (0.0, 100.0)
+
+
+def prediction_title(summary: Summary, one: Prediction) -> str:
+    return f"{pretty(one.task)}, {summary.styles[one.method].label}, seed {one.seed}"
+
+
+# --- their data ------------------------------------------------------------------------------
+
+
+def _scaled(summary: Summary) -> list[str]:
+    """The suite's tasks that are on its scale."""
+    return [task for task in summary.tasks if summary.scale.range_of(task)]
+
+
+def bars_in_percent(summary: Summary) -> bool:
+    """Tasks with different ranges share an axis of bars only in percent of their ranges."""
+    return len(_scaled(summary)) == len(summary.tasks) and not common_range(
+        summary.scale, summary.tasks
+    )
+
+
+def bar_table(summary: Summary) -> tuple[pd.DataFrame, dict[str, str]]:
+    """`group, method, mean, low, high, n, scores, run_ids` for tasks and averages; their titles."""
+    columns = ["group", "method", "mean", "low", "high", "n", "scores", "run_ids"]
+    ours = summary.scores.rename(columns={"task": "group"})[columns]
+    theirs = summary.published.rename(columns={"task": "group", "score_mean": "mean"})
+    theirs = _without_seeds(theirs[["group", "method", "mean"]]).assign(run_ids="published")
+    table = pd.concat([part for part in (ours, theirs) if len(part)], ignore_index=True)
+    if bars_in_percent(summary):
+        table = _in_percent(table, summary)
+    if not summary.averages.empty:
+        means = summary.averages
+        low, high = means["low"], means["high"]
+        means = _without_seeds(means[["group", "method", "mean"]]).assign(
+            low=low, high=high, run_ids=np.where(means["published"], "published", "")
+        )
+        table = pd.concat([table, means], ignore_index=True)
+    titles = dict(zip(summary.averages["group"], summary.averages["title"], strict=True))
+    return table, {
+        group: title.replace(" without quadruped", " tasks*") for group, title in titles.items()
+    }
+
+
+def _without_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(low=np.nan, high=np.nan, scores=[[] for _ in range(len(rows))])
+
+
+def _in_percent(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
+    table = table.copy()
+    for column in ("mean", "low", "high"):
+        table[column] = 100 * normalised(table[column], table["group"], summary.scale)
+    table["scores"] = [
+        list(100 * normalised(pd.Series(scores, dtype=float), pd.Series([g] * len(scores)),
+                              summary.scale))
+        for g, scores in zip(table["group"], table["scores"], strict=True)
+    ]  # fmt: skip
+    return table
+
+
+def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
+    """Mean squared error (of pixels in [0, 1]) per frame, with the run."""
+    error = (one.truth.astype(float) - one.model.astype(float)) / 255
+    data = pd.DataFrame(
+        {
+            "task": one.task,
+            "method": one.method,
+            "run_id": one.run_id,
+            "env_steps": one.env_steps,
+            "frame": np.arange(1, len(error) + 1),
+            "context": np.arange(len(error)) < one.context,
+            "mean_squared_error": (error**2).mean((1, 2, 3)),
+        }
+    )
+    return _marked(summary, data)
+
+
+def _marked(summary: Summary, data: pd.DataFrame) -> pd.DataFrame:
+    """Data for a figure's CSV; synthetic data are marked in every row."""
+    data = data.copy()
+    data.insert(0, "suite", summary.name)
+    if summary.synthetic:
+        data.insert(0, "synthetic", True)
+    return data

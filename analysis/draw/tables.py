@@ -1,0 +1,206 @@
+"""Score tables (task x method) as Markdown, LaTeX and CSV, and the verdict as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from analysis.count import statistics
+from analysis.count.methods import PUBLISHED_STYLES
+from analysis.count.published import CAVEATS
+from analysis.count.summary import Summary
+from analysis.count.verdict import Sample, TaskVerdict
+from analysis.draw.page import pretty, steps_text
+
+
+class Cell(NamedTuple):
+    text: str
+    best: bool = False
+
+
+class Table(NamedTuple):
+    """What every format shows."""
+
+    head: list[str]
+    rows: list[list[Cell]]
+    rules: set[int]  # rows with a rule above
+    notes: list[str]
+
+
+def score_cells(summary: Summary) -> Table:
+    """Final scores: a row per task (and x), a column per method, then published ones, averages.
+
+    In each row the best mean of our methods is marked; published scores are never marked.
+    """
+    scores = summary.scores
+    methods, published = summary.methods_with_scores(), summary.published
+    shown = summary.published_methods
+    many_x = summary.x is not None and scores["x"].nunique() > 1
+    head = ["Task", *([pretty(summary.x.setting)] if summary.x and many_x else [])]
+    head += [summary.styles[method].label for method in methods]
+    head += [f"{PUBLISHED_STYLES[m].label} (published)" for m in shown]
+    rows = []
+    for (task, x), group in scores.groupby(["task", "x"], sort=False):
+        cells = _method_cells(group.set_index("method"), methods)
+        for method in shown:
+            found = published[(published["method"] == method) & (published["task"] == task)]
+            cells.append(Cell(f"{found['score_mean'].iloc[0]:.0f}" if len(found) else "–"))
+        rows.append([Cell(pretty(task)), *([Cell(f"{x:g}")] if many_x else []), *cells])
+    rules = {len(rows)}
+    rows += _average_rows(summary, methods, shown, many_x)
+    return Table(head, rows, rules, _notes(summary, shown))
+
+
+def _method_cells(group: pd.DataFrame, methods: Sequence[str]) -> list[Cell]:
+    means = group["mean"].reindex(methods)
+    complete = ~group["partial"].reindex(methods).astype("boolean").fillna(True).astype(bool)
+    usable = means[complete]
+    best = usable.max() if usable.notna().sum() > 1 else math.nan
+    cells = []
+    for method in methods:
+        if method not in group.index:
+            cells.append(Cell("–"))
+            continue
+        row = group.loc[method]
+        mark = f" †{steps_text(row['at'])}" if row["partial"] else ""
+        count = f" (n={row['n']:.0f})" if row["n"] != row["n_expected"] else ""
+        text = spread_text(row["mean"], row["low"], row["high"]) + count + mark
+        cells.append(Cell(text, bool(complete[method] and row["mean"] == best)))
+    return cells
+
+
+def spread_text(mean: float, low: float, high: float) -> str:
+    """`802 ± 35`; without an interval only the mean."""
+    if not math.isfinite(mean):
+        return "not a number"
+    if not math.isfinite(low):
+        return f"{mean:.0f}"
+    if math.isclose(high - mean, mean - low, abs_tol=1e-6):
+        return f"{mean:.0f} ± {high - mean:.0f}"
+    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def _average_rows(
+    summary: Summary, methods: Sequence[str], shown: Sequence[str], many_x: bool
+) -> list[list[Cell]]:
+    """Averages over the tasks that all methods share; a second one over the 18 tasks of D4PG."""
+    rows = []
+    for _, group in summary.averages.groupby("group", sort=False):
+        ours = group[~group["published"].astype(bool)].set_index("method")
+        theirs = group[group["published"].astype(bool)].set_index("method")
+        cells: list[Cell] = []
+        for method in methods:
+            row = ours.loc[method]
+            best = len(methods) > 1 and row["mean"] == ours["mean"].max()
+            text = f"{row['mean']:.0f}"
+            if math.isfinite(row["low"]):
+                text += f" [{row['low']:.0f}, {row['high']:.0f}]"
+            cells.append(Cell(text, bool(best)))
+        for method in shown:
+            known = method in theirs.index
+            cells.append(Cell(f"{theirs.at[method, 'mean']:.0f}" if known else "–"))
+        rows.append([Cell(group["title"].iloc[0]), *([Cell("")] if many_x else []), *cells])
+    return rows
+
+
+def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
+    words = statistics.BANDS[summary.band][0]
+    notes = [
+        f"Mean over seeds; ± {words}. A seed's score is the mean of its last {summary.last} values "
+        f"of {summary.metric}. Best mean of a row in bold.",
+    ]
+    if not summary.averages.empty:
+        notes.append(
+            "Averages: mean over tasks with a 95 % stratified bootstrap interval "
+            f"({statistics.RESAMPLES} resamples, seeds within tasks)."
+        )
+    if summary.scores["partial"].any():
+        notes.append("† no complete run: scores at the env_steps that all runs reached.")
+    if (summary.scores["n"] != summary.scores["n_expected"]).any():
+        notes.append("(n=…) fewer runs than planned.")
+    if summary.synthetic:
+        notes.insert(0, "SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
+    return notes + [CAVEATS[method] + "." for method in shown]
+
+
+# --- the verdict -------------------------------------------------------------------------------
+
+
+def verdict_text(found: Sequence[TaskVerdict]) -> str:
+    """The verdicts as aligned text."""
+    head = ("task", "env_steps", "ours", "released", "difference", "verdict")
+    rows = [
+        (
+            one.task, f"{one.env_steps:,}", _sample_text(one.ours), _sample_text(one.theirs),
+            _difference_text(one), f"{one.verdict} ({one.reason})",
+        )
+        for one in found
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+             for row in [head, *rows]]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _sample_text(one: Sample) -> str:
+    if not one.n:
+        return "-"
+    spread = f" ± {one.sd:.0f}" if math.isfinite(one.sd) else ""
+    return f"{one.mean:.0f}{spread} (n={one.n})"
+
+
+def _difference_text(one: TaskVerdict) -> str:
+    if not math.isfinite(one.difference):
+        return "-"
+    low, high = one.interval
+    return f"{one.difference:+.0f}" + (f" [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else "")
+
+
+# --- formats ---------------------------------------------------------------------------------
+
+
+def markdown(table: Table) -> str:
+    lines = ["| " + " | ".join(table.head) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(table.head) - 1))
+    for row in table.rows:
+        words = [f"**{cell.text}**" if cell.best else cell.text for cell in row]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in table.notes) + "\n"
+
+
+def latex(table: Table) -> str:
+    """A booktabs tabular, ready for \\input."""
+    lines = [f"% {note}" for note in table.notes]
+    lines += [r"\begin{tabular}{l" + "r" * (len(table.head) - 1) + "}", r"\toprule"]
+    lines += [" & ".join(_tex(word) for word in table.head) + r" \\", r"\midrule"]
+    for number, row in enumerate(table.rows):
+        if number in table.rules and number:
+            lines.append(r"\midrule")
+        words = [rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row]
+        lines.append(" & ".join(words) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _tex(text: str) -> str:
+    for plain, code in (
+        ("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"),
+        ("±", r"$\pm$"), ("–", "--"), ("†", r"$\dagger$"),
+    ):  # fmt: skip
+        text = text.replace(plain, code)
+    return text
+
+
+def csv_table(summary: Summary) -> pd.DataFrame:
+    """All statistics in long form, with the runs of each row."""
+    table = summary.scores.drop(columns="scores")
+    table.insert(2, "label", [summary.styles[m].label for m in table["method"]])
+    table.insert(0, "suite", summary.name)
+    if summary.synthetic:
+        table.insert(0, "synthetic", True)
+    return table
+
+
+FORMATS = {"md": markdown, "tex": latex}

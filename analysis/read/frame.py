@@ -1,0 +1,158 @@
+"""Loaded in, one tidy frame out: a row for each logged value.
+
+    source (run folders or MongoDB) -> read the runs that changed -> cache -> frame, runs
+
+The frame has the columns `suite, task, behaviour, representation, seed, run_id, attempt,
+env_steps, metric, value`. The table of runs has a row for each run with its settings, status and
+provenance; `warnings` lists what was wrong with the records. Nothing is averaged here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.read.cache import Cached, read_cache, write_cache
+from analysis.read.source import METRICS, Points, RunRow, Source, no_points
+from dreamer.config import UserError
+from dreamer.run_folder import Status
+from suites.language.suite import Suite
+
+FRAME_COLUMNS = (
+    "suite", "task", "behaviour", "representation", "seed",
+    "run_id", "attempt", "env_steps", "metric", "value",
+)  # fmt: skip
+RUNS_PER_CHUNK = 50  # handed to a worker process at a time
+
+
+class Loaded(NamedTuple):
+    """What `load` returns."""
+
+    frame: pd.DataFrame  # FRAME_COLUMNS
+    runs: pd.DataFrame  # one row per run, sorted by run_id
+    warnings: list[str]  # one line each, with the run's id
+
+
+def load(
+    source: Source,
+    run_ids: Iterable[str] | None = None,
+    *,
+    suite: str = "",
+    metrics: Sequence[str] = METRICS,
+    cache: Path | None = None,
+    workers: int = 2,
+) -> Loaded:
+    """The frame and the table of runs for `run_ids` (None: all runs of the source).
+
+    Runs that the source does not have are left out. With a `cache` folder only runs whose
+    fingerprint changed are read again; a cache that is damaged or of another version is replaced.
+    """
+    present = set(source.run_ids())
+    wanted = sorted(present if run_ids is None else present.intersection(run_ids))
+    prints = {run_id: source.fingerprint(run_id) if cache else "" for run_id in wanted}
+    cached = read_cache(cache, metrics)
+    changed = [run_id for run_id in wanted if cached.prints.get(run_id) != prints[run_id]]
+    fresh = _read_all(source, changed, metrics, workers)
+    errors = {run_id: record for run_id, record in fresh.items() if isinstance(record, str)}
+    good = {run_id: record for run_id, record in fresh.items() if isinstance(record, RunRow)}
+    gone = (set(cached.prints) - present) | set(errors)
+    cached = cached.updated(good, prints, gone)
+    if cache is not None and (good or gone):
+        write_cache(cache, metrics, cached)
+    kept = [run_id for run_id in wanted if run_id not in errors]
+    runs = _runs_table(source, [cached.rows[run_id] for run_id in kept])
+    frame = _frame(cached, runs, metrics, suite)
+    warnings = list(errors.values())
+    warnings += [f"{row.run_id}: {text}" for row in runs.itertuples() for text in row.warnings]
+    return Loaded(frame, runs, warnings)
+
+
+def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
+    """The records of a suite's runs, with METRICS and the metrics that are named."""
+    return load(
+        source, [run.run_id for run in suite.runs], suite=suite.name,
+        metrics=sorted({*METRICS, *metrics}), cache=source.cache,
+    )  # fmt: skip
+
+
+def _frame(cached: Cached, runs: pd.DataFrame, metrics: Sequence[str], suite: str) -> pd.DataFrame:
+    """The tidy frame of `runs`. Columns of repeated words are categories, which saves memory."""
+    slices = cached.slices()
+    chosen = [slices[run_id] for run_id in runs["run_id"]]
+    if len(chosen) == len(slices) and all(
+        run_id == known for run_id, known in zip(runs["run_id"], slices, strict=True)
+    ):
+        points = cached.points
+    else:
+        parts = [Points(*(column[part] for column in cached.points)) for part in chosen]
+        points = Points(
+            *(np.concatenate(columns) for columns in zip(*parts or [no_points()], strict=True))
+        )
+    counts = [cached.counts[run_id] for run_id in runs["run_id"]]
+    of_run = np.repeat(np.arange(len(runs), dtype=np.int32), counts)
+
+    def category(column: str) -> pd.Categorical:
+        words = pd.Categorical(runs[column])
+        return pd.Categorical.from_codes(words.codes[of_run], categories=words.categories)
+
+    columns = {
+        "suite": pd.Categorical.from_codes(np.zeros(len(of_run), np.int8), categories=[suite]),
+        "task": category("task"),
+        "behaviour": category("behaviour"),
+        "representation": category("representation"),
+        "seed": runs["seed"].to_numpy(np.int64)[of_run],
+        "run_id": category("run_id"),
+        "attempt": points.attempt,
+        "env_steps": points.env_steps,
+        "metric": pd.Categorical.from_codes(points.metric, categories=list(metrics)),
+        "value": points.value,
+    }
+    return pd.DataFrame(columns, columns=list(FRAME_COLUMNS))
+
+
+RUN_COLUMNS = (
+    "run_id", "task", "behaviour", "representation", "seed", "preset", "budget_env_steps",
+    "last_env_steps", "attempts", "commits", "synthetic", "provenance", "config", "warnings",
+)  # fmt: skip
+
+
+def _runs_table(source: Source, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row per run. `status` is UNKNOWN where the run has none."""
+    states = [source.status(row["run_id"]) for row in rows]
+    table = pd.DataFrame(rows, columns=list(RUN_COLUMNS))
+    table["status"] = [
+        state.get("status") if state.get("status") in set(Status) else "UNKNOWN" for state in states
+    ]
+    table["error"] = [str(state.get("error") or "") for state in states]
+    return table
+
+
+def _read_all(
+    source: Source, run_ids: Sequence[str], metrics: Sequence[str], workers: int
+) -> dict[str, RunRow | str]:
+    """Each run's record, or the error that it raised."""
+    chunks = [run_ids[i : i + RUNS_PER_CHUNK] for i in range(0, len(run_ids), RUNS_PER_CHUNK)]
+    if len(chunks) < 4 or workers < 2:
+        return dict(item for chunk in chunks for item in _read_chunk(source, chunk, metrics))
+    context = multiprocessing.get_context("spawn")  # pyarrow has threads, so do not fork
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        jobs = [pool.submit(_read_chunk, source, chunk, metrics) for chunk in chunks]
+        return dict(item for job in jobs for item in job.result())
+
+
+def _read_chunk(
+    source: Source, run_ids: Sequence[str], metrics: Sequence[str]
+) -> list[tuple[str, RunRow | str]]:
+    found: list[tuple[str, RunRow | str]] = []
+    for run_id in run_ids:
+        try:
+            found.append((run_id, source.read(run_id, metrics)))
+        except UserError as error:
+            found.append((run_id, str(error)))
+    return found

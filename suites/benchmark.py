@@ -1,0 +1,322 @@
+"""How long recording, auditing, loading and the commands take.
+
+    python -m suites.benchmark audit [RUNS]      audit 1,000 recorded runs
+    python -m suites.benchmark load [RUNS]       load 5,000 runs of 2,000 points, cold and warm
+    python -m suites.benchmark training [STEPS]  the share of a run's time that its records take
+    python -m suites.benchmark commands [RUNS]   the status of 10,000 runs; expand ten times as many
+
+The first three print seconds of CPU (user and system) and of wall clock. `commands` prints CSV:
+medians of five new processes after one that warms up the disk's cache. Synthetic records go to a
+temporary folder. Files just written are read from memory; checkpoints are small here (0.1 MB), and
+each GB of them takes about a second more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dreamer import run_folder
+from suites import audit
+from suites.language.suite import Run, expand
+from suites.record import provenance
+from suites.record.metrics import read_metrics, values_of
+
+SUITE = """
+about: recorded runs
+preset: published
+env_steps: 2e6
+seeds: {seeds}
+grid: {{task: walker_walk}}
+"""
+LOSSES = [f"loss_{i}" for i in range(20)]  # about as many as an update logs
+
+
+@contextlib.contextmanager
+def timed(what: str) -> Iterator[None]:
+    def cpu_s() -> float:
+        parts = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(part.ru_utime + part.ru_stime for part in parts)
+
+    wall, cpu = time.perf_counter(), cpu_s()
+    yield
+    wall, cpu = time.perf_counter() - wall, cpu_s() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f"{what}: {cpu:.1f} s of CPU, {wall:.1f} s, at most {memory:.1f} GB", flush=True)
+
+
+@functools.cache
+def lines(env_steps: int, every: int) -> list[dict]:
+    """metrics.jsonl of a whole run: an episode each 1,000 env_steps, a record each 100 updates, an
+    evaluation each `every` env_steps."""
+    found, updates = [], 0
+    for step in range(1000, env_steps + 1, 1000):
+        counts = {"env_steps": step, "agent_steps": step // 2, "updates": updates}
+        value = step**0.4
+        found.append({"kind": "episode", **counts, "episode_return": value, "random": False})
+        updates += 100
+        counts["updates"] = updates
+        found.append({"kind": "update", **counts, **dict.fromkeys(LOSSES, value / 3)})
+        if step % every == 0:
+            found.append({"kind": "evaluate", **counts, "evaluate_return": value})
+    return found
+
+
+@functools.cache
+def text_of(env_steps: int, every: int) -> str:
+    return "".join(json.dumps(record) + "\n" for record in lines(env_steps, every)[1:])
+
+
+def write_metrics(folder: Path, config: dict) -> None:
+    """Runs differ in their first episode."""
+    size = config["env_steps"], config["eval_every_env_steps"]
+    first = {**lines(*size)[0], "episode_return": float(config["seed"])}
+    (folder / run_folder.METRICS).write_text(json.dumps(first) + "\n" + text_of(*size))
+
+
+def write_run(results: Path, run: Run) -> None:
+    """A run as training leaves it."""
+    folder = run_folder.run_path(results, run.run_id)
+    attempt = run_folder.attempt_path(folder, 1)
+    sacred = run_folder.sacred_run_path(results, run.run_id, 1)
+    for path in (attempt, folder / run_folder.CHECKPOINTS, sacred):
+        path.mkdir(parents=True)
+    write_metrics(folder, run.config)
+    run_folder.write_json(folder / run_folder.CONFIG, run.config)
+    (folder / run_folder.CURVES).write_text("metric,env_steps,value\n")
+    (folder / run_folder.PREDICTION).write_bytes(os.urandom(300_000))
+    checkpoint = folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(1, 1)
+    checkpoint.write_bytes(os.urandom(100_000))
+    run_folder.checksum_path(checkpoint).write_text(run_folder.sha256(checkpoint))
+    kept = [folder / name for name in run_folder.ARTIFACTS if (folder / name).exists()]
+    origin = {
+        "code": "0123456789ab", "renderer": "egl", "packages": provenance.packages(),
+        "from_values": {}, "artifacts": {file.name: run_folder.sha256(file) for file in kept},
+        "config": run.config,
+    }  # fmt: skip
+    run_folder.write_json(attempt / run_folder.PROVENANCE, origin)
+    status = {"run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"]}
+    run_folder.write_json(folder / run_folder.STATUS, status)
+    for file in kept:
+        os.link(file, sacred / f"run_{file.name}")
+    run_folder.write_json(sacred / "run.json", {"status": "COMPLETED"})
+    other = next((results / "sacred").glob("*/metrics.json"), None)
+    if other is not None:
+        os.link(other, sacred / "metrics.json")
+        return
+    values = values_of(read_metrics(folder / run_folder.METRICS)[0])
+    metrics = {
+        name: {
+            "steps": [step for step, _ in points],
+            "values": [value for _, value in points],
+            "timestamps": ["2026-01-01T00:00:00.000000"] * len(points),
+        }
+        for name, points in values.items()
+    }
+    run_folder.write_json(sacred / "metrics.json", metrics, indent=None)
+
+
+def measure_audit(folder: Path, runs: int) -> None:
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.format(seeds=runs))
+    for run in expand(path).runs:
+        write_run(folder / "results", run)
+    with timed(f"audit of {runs} runs"):
+        assert audit.main([str(path), "--results", str(folder / "results")]) == 0
+
+
+def measure_load(folder: Path, runs: int) -> None:
+    """Evaluations and episodes of 1,000 env_steps each: 2,000 points a run."""
+    from analysis.read.files import FileSource
+    from analysis.read.frame import load
+
+    path = folder / "suite.yaml"
+    path.write_text(SUITE.format(seeds=runs).replace("2e6", "1e6") + "eval_every_env_steps: 1000\n")
+    results = folder / "results"
+    for run in expand(path).runs:
+        path = run_folder.run_path(results, run.run_id)
+        path.mkdir(parents=True)
+        run_folder.write_json(path / run_folder.CONFIG, run.config)
+        write_metrics(path, run.config)
+    for words in ("cold", "warm"):
+        with timed(f"{words} load of {runs} runs"):
+            frame = load(FileSource(results), cache=folder / "cache").frame
+        assert len(frame) == 2000 * runs
+
+
+SERVERS = ("none", "up", "refuses", "hangs")
+
+
+def measure_training(folder: Path, env_steps: int) -> None:
+    """A toy's run beside each kind of server; its updates are quick, so the share of records is
+    larger than in real runs."""
+    for kind in SERVERS:
+        words = [sys.executable, __file__, "attempt", str(env_steps)]
+        with _server(folder, kind) as url:
+            environment = {**os.environ, "DREAMER_MONGO_URL": url, "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE)
+        print(f"server {kind}: {done.stdout.decode().splitlines()[-1]}", flush=True)
+
+
+@contextlib.contextmanager
+def _server(folder: Path, kind: str) -> Iterator[str]:
+    """A URL at which nobody listens, somebody who never answers, or nx-27017."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        url = f"mongodb://127.0.0.1:{port}/lab"
+        if kind == "hangs":
+            listener.listen(100)
+        if kind != "up":
+            yield "" if kind == "none" else url
+            return
+    words = [str(Path(sys.executable).with_name("nx-27017")), "--host", "127.0.0.1"]
+    words += ["--port", str(port), "--db", str(folder / "records.db")]
+    words += ["--pid-file", str(folder / "pid"), "--log-file", str(folder / "log")]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(20)
+        yield url
+    finally:
+        process.kill()
+
+
+def measure_attempt(folder: Path, env_steps: int) -> None:
+    """One attempt in this process, and where its CPU time went: all, by the thread that tells the
+    observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
+    from sacred.run import Run as SacredRun
+
+    from suites.execution.attempt import execute
+    from suites.execution.spec import Spec
+
+    spent = {"log": 0.0, "told": 0.0}
+
+    def counted(owner: type, method: str, name: str) -> None:
+        inner = getattr(owner, method)
+
+        def outer(*arguments: object, **named: object) -> object:
+            start = time.thread_time()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                spent[name] += time.thread_time() - start
+
+        setattr(owner, method, outer)
+
+    counted(SacredRun, "log_scalar", "log")
+    counted(SacredRun, "_emit_heartbeat", "told")
+    path = folder / "suite.yaml"
+    settings = f"preset: tiny\nenv_steps: {env_steps}\nseeds: 1\nlog_every_updates: 10\n"
+    path.write_text(f"about: a toy\n{settings}grid: {{task: toy_dot}}\n")
+    [run] = expand(path).runs
+    start = time.process_time()
+    execute(Spec(run.run_id, run.config, ["suite"], str(folder / "results")))
+    total = time.process_time() - start
+    threads = {thread.native_id for thread in threading.enumerate() if thread.daemon}
+    delivered = sum(map(_cpu_s, threads))
+    share = 100 * (sum(spent.values()) + delivered) / total
+    parts = f"{spent['log']:.2f} s log, {spent['told']:.2f} s tell, {delivered:.2f} s deliver"
+    print(f"{total:.1f} s of CPU: {parts}; together {share:.2f} %", flush=True)
+    shutil.rmtree(folder)
+    os._exit(0)  # threads that wait for a server are left alone
+
+
+def _cpu_s(thread: int | None) -> float:
+    fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+MANY = """about: {runs} runs
+preset: submission
+seeds: {seeds}
+grid:
+  task: control_suite
+  horizon: [10, 11, 12, 13, 14, 15, 16, 17, 18, 19]
+  discount: [0.9, 0.92, 0.95, 0.97, 0.99]
+"""
+REPEATS = 5
+
+
+def measure_commands(folder: Path, runs: int) -> None:
+    """Half of the runs are done, the others running, stopped, failed or missing."""
+    many, more = folder / "many.yaml", folder / "more.yaml"
+    many.write_text(MANY.format(runs=runs, seeds=max(1, runs // 1000)))
+    more.write_text(MANY.format(runs=10 * runs, seeds=max(1, runs // 100)))
+    write_states(folder / "results", many)
+    status = ("-m", "suites.status", str(many), "--results", f"{folder}/results")
+    expanding = "import sys; from suites.language.suite import expand; expand(sys.argv[1])"
+    print("what,wall_s,user_s,system_s")
+    print(medians(f"expand and validate {10 * runs} runs", "-c", expanding, str(more)))
+    print(medians(f"suites.status of {runs} runs", *status))
+    print(medians(f"suites.status of {runs} runs --format json", *status, "--format", "json"))
+
+
+def write_states(results: Path, suite: Path) -> None:
+    """A status.json for each run, as an attempt on another machine would have left it."""
+    states = ["COMPLETED"] * 5 + ["RUNNING"] * 2 + ["INTERRUPTED", "FAILED", None]
+    for number, run in enumerate(expand(suite).runs):
+        state = states[number % len(states)]
+        if state is None:
+            continue
+        folder = run_folder.run_path(results, run.run_id)
+        folder.mkdir(parents=True)
+        run_folder.write_json(folder / run_folder.STATUS, {
+            "run_id": run.run_id, "status": state, "attempt": 1, "budget_env_steps": 2_000_000,
+            "env_steps": 1_000_000, "updates": 100_000, "episode_return": 512.3,
+            "evaluate_return": 520.1, "env_steps_per_second": 31.4, "seconds_left": 31_000,
+            "started": run_folder.now(), "heartbeat": run_folder.now(), "host": "node17",
+            "pid": 4711,
+            "executor": f"slurm 1234_{number}", "device": "gpu", "suites": ["many"],
+            "code": "0123456789ab", "error": "ValueError: no" if state == "FAILED" else None,
+        })  # fmt: skip
+
+
+def medians(what: str, *words: str) -> str:
+    """A line of CSV: wall, user and system seconds of the command, medians."""
+    seen = []
+    for _ in range(REPEATS + 1):
+        wall, before = time.perf_counter(), os.times()
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=Path(__file__).resolve().parents[1],
+            stdout=subprocess.DEVNULL,
+        )
+        assert done.returncode in (0, 1)
+        after = os.times()
+        user, system = (after[i] - before[i] for i in (2, 3))
+        seen.append((time.perf_counter() - wall, user, system))
+    middle = [sorted(column)[REPEATS // 2] for column in zip(*seen[1:], strict=True)]
+    return ",".join([what, *(f"{seconds:.2f}" for seconds in middle)])
+
+
+MEASURES = {
+    "audit": (measure_audit, 1000),
+    "load": (measure_load, 5000),
+    "training": (measure_training, 20_000),
+    "commands": (measure_commands, 10_000),
+    "attempt": (measure_attempt, 20_000),
+}
+
+
+def main() -> None:
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in MEASURES:
+        sys.exit(__doc__)
+    measure, size = MEASURES[sys.argv[1]]
+    with tempfile.TemporaryDirectory() as folder:
+        measure(Path(folder), int(sys.argv[2]) if len(sys.argv) == 3 else size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The functions for notebooks, and the README that describes them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+from matplotlib.figure import Figure
+
+import analysis
+from analysis import make_figures, reproduction, synthetic
+from analysis.read.frame import FRAME_COLUMNS
+from dreamer.config import UserError
+from suites.language.suite import expand
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "analysis" / "README.md").read_text(encoding="utf-8")
+SWEEP = """
+preset: tiny
+env_steps: 1e4
+eval_every_env_steps: 1000
+seeds: 2
+x: horizon
+grid: {task: [cartpole_balance, hopper_hop], horizon: [5, 10]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Synthetic results of the quickstart, and the suites beside them."""
+    folder = tmp_path_factory.mktemp("notebook")
+    (folder / "suites").symlink_to(ROOT / "suites")
+    (folder / "sweep.yaml").write_text(SWEEP)
+    paths = [folder / "suites/quickstart.yaml", folder / "sweep.yaml"]
+    synthetic.write_suites(folder / "results", paths)
+    return folder
+
+
+def test_frame_is_tidy_and_has_any_metric(folder):
+    path, results = folder / "suites/quickstart.yaml", folder / "results"
+    frame = analysis.suite_frame(path, results)
+    assert tuple(frame.columns) == FRAME_COLUMNS
+    assert set(frame["run_id"]) == {run.run_id for run in expand(path).runs}
+    assert "kl" in set(analysis.suite_frame(path, results, metrics=["kl"])["metric"])
+
+
+def test_plots_go_on_the_axes_that_one_gives(folder):
+    quick = analysis.suite_summary(folder / "suites/quickstart.yaml", folder / "results")
+    sweep = analysis.suite_summary(folder / "sweep.yaml", folder / "results")
+    axes = Figure().subplots(3)
+    assert analysis.plot_curves(quick, "toy_dot", axes[0]) is axes[0]
+    assert analysis.plot_sweep(sweep, "hopper_hop", axes[1]) is axes[1]
+    assert analysis.plot_bars(quick, axes[2]) is axes[2]
+    assert axes[0].get_title() == "Toy Dot" and axes[0].get_xlabel() == "Environment steps"
+    assert axes[1].get_xlabel() == "Horizon"
+    assert len(axes[2].patches) == 2
+    assert isinstance(analysis.plot_curves(quick, "toy_dot").figure, Figure)
+
+
+def test_aggregates_need_two_tasks_of_one_scale(folder):
+    sweep = analysis.suite_summary(folder / "sweep.yaml", folder / "results")
+    with pytest.raises(UserError, match="fewer than two tasks"):
+        analysis.plot_aggregates(sweep)
+    path = folder / "plain.yaml"
+    path.write_text(SWEEP.replace("x: horizon\n", "").replace("horizon: [5, 10]", "horizon: 5"))
+    axes = analysis.plot_aggregates(analysis.suite_summary(path, folder / "results"))
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["Mean", "Median", "IQM"]
+
+
+def test_figures_of_a_suite_are_those_of_the_command(folder):
+    figures = analysis.suite_figures(folder / "sweep.yaml", folder / "results")
+    assert {"sweep", "observations"} <= set(figures)
+    assert all(isinstance(figure, Figure) for figure in figures.values())
+
+
+def test_mistakes_are_user_errors(folder):
+    path = folder / "suites/quickstart.yaml"
+    with pytest.raises(UserError, match="no such results folder"):
+        analysis.suite_frame(path, folder / "nothing")
+    with pytest.raises(UserError, match="no values of klx"):
+        analysis.suite_summary(path, folder / "results", metric="klx")
+    summary = analysis.suite_summary(path, folder / "results")
+    with pytest.raises(UserError, match="did you mean 'toy_dot'"):
+        analysis.plot_curves(summary, "toy_dott")
+    with pytest.raises(UserError, match="give `x:`"):
+        analysis.plot_sweep(summary, "toy_dot")
+
+
+def test_importing_changes_nothing():
+    """No PyTorch, and no other style for the figures of the notebook."""
+    code = """
+import sys, matplotlib
+before = dict(matplotlib.rcParams)
+import analysis
+assert dict(matplotlib.rcParams) == before
+print(*{"torch", "sacred"} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr + done.stdout
+
+
+# --- the README ------------------------------------------------------------------------------
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_s_python_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    matplotlib.use("agg")
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "analysis/README.md", "exec"), names)
+    assert (folder / "mine.png").stat().st_size > 5000
+
+
+def test_the_readme_s_commands_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    mains = {"make_figures": make_figures.main, "reproduction": reproduction.main}
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == 4
+    for line in lines:
+        python, script, *words = line.partition("#")[0].split()
+        assert python == "python" and (ROOT / script).is_file()
+        assert mains[Path(script).stem]([*words, "--results", "results"]) == 0
+    assert (folder / "report.html").exists() and (folder / "results/figures/quickstart").is_dir()
+
+
+def test_the_readme_s_keys_are_a_suite(folder):
+    [block] = blocks("yaml")
+    path = folder / "keys.yaml"
+    path.write_text(SWEEP.replace("x: horizon\n", block))
+    assert expand(path).shown.x.label == "Imagination horizon"
