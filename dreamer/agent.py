@@ -1,4 +1,7 @@
-"""The agent: world model and behaviour wired together; acts, and learns from batches."""
+"""The agent: world model and behaviour wired together; acts, and learns from batches.
+
+tests/plain_update.py has the whole update on one page.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from dreamer.behaviour import Dreamer, NoValue
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
-from dreamer.graph import Graphed
+from dreamer.fast.cuda_graph import Graphed
 from dreamer.machine import mixed_precision
 from dreamer.networks import to_float, to_uint8
 from dreamer.planner import Planet
@@ -121,7 +124,8 @@ class Agent:
         return watched
 
     def learn(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
-        """The update itself, all on the device; nothing in it waits for the device (graph.py).
+        """The update itself. All of it runs on the device and nothing waits for the device
+        (fast/cuda_graph.py).
 
         Each loss moves its own group's parameters and no others': gradients are asked for by
         group, so what a loss passes through on its way (the model, for the actor) is neither

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from dreamer.config import Config
 from dreamer.distributions import cut_saturated
 from dreamer.envs import ActionSpace
-from dreamer.networks import FROZEN, PLAIN, Actor, dense
+from dreamer.fast.one_gradient import one_gradient
+from dreamer.networks import Actor, Dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
-from dreamer.rssm import OneGradient, State
+from dreamer.rssm import State
+from dreamer.views import frozen
 from dreamer.world_model import WorldModel
 
 MODE_SAMPLES = 100  # of which the most likely one is the mode action (released code)
@@ -81,15 +83,15 @@ class ImaginedActor(nn.Module):
         The policy sees stop-gradient features: its gradient flows through the actions into the
         states that follow, and from there into rewards and values.
         """
-        product = OneGradient() if torch.is_grad_enabled() else PLAIN
+        model, actor = frozen(model), one_gradient(self.actor)
 
         def policy(state: State, step: int) -> Tensor:
-            action = self.actor(state.feature.detach(), product).sample(noise.action[step])
+            action = actor(state.feature.detach()).sample(noise.action[step])
             return cut_saturated(action) if self.cuts_saturated else action
 
-        imagined, _ = model.rssm.imagine(policy, states, noise.stoch, FROZEN)
+        imagined, _ = model.rssm.imagine(policy, states, noise.stoch)
         feature = imagined.feature
-        return Imagined(feature, model.reward(feature, FROZEN), model.discount(feature, FROZEN))
+        return Imagined(feature, model.reward(feature), model.discount(feature))
 
     def after_update(self, updates: int) -> None:
         """Nothing follows."""
@@ -127,7 +129,7 @@ class Dreamer(ImaginedActor):
 
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__(config, space)
-        self.value = dense(config.feature_size, 1, config.dense_units, config.value_layers)
+        self.value = Dense(config.feature_size, 1, config.dense_units, config.value_layers)
         self.slow_value = copy.deepcopy(self.value) if config.value_target == "slow" else None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -138,7 +140,7 @@ class Dreamer(ImaginedActor):
     ) -> tuple[Named, Named]:
         imagined = self.imagine(model, states, noise)
         valued = self.value if self.slow_value is None else self.slow_value
-        target = valued(imagined.feature, FROZEN).squeeze(-1)
+        target = frozen(valued)(imagined.feature).squeeze(-1)
         discount = imagined.discount[:-1]
         returns = lambda_return(
             imagined.reward[:-1], target[1:], discount, self.config.return_lambda

@@ -8,6 +8,7 @@ kernels, zero biases, orthogonal recurrent kernels.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -16,27 +17,15 @@ from torch import Tensor, nn
 
 from dreamer.config import IMAGE_SHAPE
 from dreamer.distributions import OneHot, TanhNormal
+from dreamer.fast import products
 from dreamer.fast.convolutions import Convolution, SubPixelTranspose, Transpose, as_product
-from dreamer.fast.products import linear as linear_by_onednn
+from dreamer.fast.gru import gates_in_one_kernel, in_one_kernel
 
 
 def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
     """Fills `weight` uniformly within sqrt(6 / (fan_in + fan_out))."""
     limit = math.sqrt(6 / (fan_in + fan_out))
     nn.init.uniform_(weight, -limit, limit)
-
-
-def linear(inputs: int, outputs: int, *, bias: bool = True, fan_in: int | None = None) -> nn.Linear:
-    """A Glorot-initialised linear layer.
-
-    `fan_in` is the width of the whole input where this layer takes one part of it: a product
-    W [x, y] may be written W_x x + W_y y, so that one part can be computed ahead of a loop.
-    """
-    layer = nn.Linear(inputs, outputs, bias=bias)
-    glorot_(layer.weight, fan_in or inputs, outputs)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -58,59 +47,74 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Product:
-    """How layers are computed: here the plain way. Others give the same in less time somewhere."""
+class Layer(nn.Linear):
+    """activation(W x + b), Glorot-initialised.
 
-    FUSES = False  # whether `plus` and `then` cost nothing beside the product
+    `fan_in` is the width of the whole input where this layer takes one part of it: a product
+    W [x, y] may be written W_x x + W_y y, so that one part can be computed ahead of a loop. That
+    part is `plus`. `product` computes W x + b; a view may put another one there (fast/).
+    """
 
-    def __call__(
+    product = staticmethod(products.linear)
+
+    def __init__(
         self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        plus: Tensor | None = None,
-        then: str = "",
-    ) -> Tensor:
-        """then(x W^T + b + plus) [..., O] from x [..., I], weight [O, I], bias [O], plus [..., O];
-        `then` names an activation."""
-        y = self.linear(x, weight, bias)
-        return self.activate(y if plus is None else y + plus, then)
+        inputs: int,
+        outputs: int,
+        activation: str = "",
+        *,
+        bias: bool = True,
+        fan_in: int | None = None,
+    ):
+        super().__init__(inputs, outputs, bias=bias)
+        self.activation = activation
+        glorot_(self.weight, fan_in or inputs, outputs)
+        if bias:
+            nn.init.zeros_(self.bias)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return linear_by_onednn(x, weight, bias)
-
-    def activate(self, x: Tensor, then: str) -> Tensor:
-        """May overwrite x."""
-        return ACTIVATIONS[then](x)
-
-
-class FrozenProduct(Product):
-    """The product with weights that get no gradient; the inputs do."""
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return super().linear(x, weight.detach(), None if bias is None else bias.detach())
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x [..., I] and `plus` [..., O] -> activation(W x + b + plus) [..., O]."""
+        y = self.product(x, self.weight, self.bias)
+        return ACTIVATIONS[self.activation](y if plus is None else y + plus)
 
 
-PLAIN, FROZEN = Product(), FrozenProduct()
+class GRUCell(nn.GRUCell):
+    """torch's GRU cell, which resets after the product like the released code's (Keras'), with its
+    carry in single precision where products are in half."""
+
+    product = staticmethod(products.linear)
+
+    def __init__(self, inputs: int, size: int):
+        super().__init__(inputs, size)
+        glorot_(self.weight_ih, inputs, 3 * size)
+        nn.init.orthogonal_(self.weight_hh)
+        nn.init.zeros_(self.bias_ih)
+        nn.init.zeros_(self.bias_hh)
+
+    def forward(self, x: Tensor, deter: Tensor) -> Tensor:  # type: ignore[override]
+        """x [..., I] and h_{t-1} [..., D] -> h_t [..., D]."""
+        inputs = full_precision(self.product(x, self.weight_ih, self.bias_ih))
+        hidden = full_precision(self.product(deter, self.weight_hh, self.bias_hh))
+        if in_one_kernel(inputs, hidden):
+            return gates_in_one_kernel(inputs, hidden, deter)
+        gates = [2 * self.hidden_size, self.hidden_size]
+        (gates_x, new_x), (gates_h, new_h) = inputs.split(gates, -1), hidden.split(gates, -1)
+        reset, keep = torch.sigmoid(gates_x + gates_h).chunk(2, -1)
+        new = torch.tanh(torch.addcmul(new_x, reset, new_h))
+        return torch.lerp(new, deter, keep)
 
 
 class Dense(nn.Sequential):
-    """Linear layers and ELUs; its output is never in half precision."""
+    """`layers` hidden layers of `units` with ELU, then a linear output, never in half precision."""
 
-    def forward(self, x: Tensor, product: Product = PLAIN) -> Tensor:
-        *hidden, last = (layer for layer in self if isinstance(layer, nn.Linear))
-        for layer in hidden:
-            x = product(x, layer.weight, layer.bias, then="elu")
-        return full_precision(product(x, last.weight, last.bias))
+    def __init__(self, inputs: int, outputs: int, units: int, layers: int):
+        sizes = [inputs] + [units] * layers
+        parts = [Layer(size, units, "elu") for size in sizes[:-1]] + [Layer(sizes[-1], outputs)]
+        # Names of checkpoints, where activations once had the odd numbers.
+        super().__init__(OrderedDict((str(2 * i), part) for i, part in enumerate(parts)))
 
-
-def dense(inputs: int, outputs: int, units: int, layers: int) -> Dense:
-    """`layers` hidden layers of `units` with ELU, then a linear output."""
-    modules: list[nn.Module] = []
-    for _ in range(layers):
-        modules += [linear(inputs, units), nn.ELU()]
-        inputs = units
-    return Dense(*modules, linear(inputs, outputs))
+    def forward(self, x: Tensor) -> Tensor:
+        return full_precision(super().forward(x))
 
 
 def _prepare(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
@@ -165,7 +169,7 @@ class Decoder(nn.Module):
 
     def __init__(self, feature_size: int, depth: int):
         super().__init__()
-        self.inputs = linear(feature_size, 32 * depth)
+        self.inputs = Layer(feature_size, 32 * depth)
         self.depth = depth
         self.first = nn.ConvTranspose2d(32 * depth, 4 * depth, kernel_size=5, stride=2)
         self.layers = nn.ModuleList(
@@ -180,10 +184,10 @@ class Decoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Feature [..., D + S] -> image [..., 64, 64, 3]: the mean of a Normal with unit std."""
-        x = PLAIN(feature, self.inputs.weight, self.inputs.bias).reshape(-1, 32 * self.depth)
+        x = self.inputs(feature).reshape(-1, 32 * self.depth)
         assert self.first.bias is not None
         kernel = self.first.weight.permute(2, 3, 1, 0).reshape(-1, 32 * self.depth)
-        x = PLAIN(x, kernel, self.first.bias.repeat(25))
+        x = products.linear(x, kernel, self.first.bias.repeat(25))
         x = x.reshape(-1, 5, 5, 4 * self.depth).permute(0, 3, 1, 2)  # channels last, a view
         for layer in self.layers:
             x = layer(relu(x))
@@ -209,11 +213,11 @@ class Actor(nn.Module):
         super().__init__()
         self.discrete = discrete
         self.raw_init_std = math.log(math.expm1(init_std))
-        self.network = dense(feature_size, action_size * (1 if discrete else 2), units, layers)
+        self.network = Dense(feature_size, action_size * (1 if discrete else 2), units, layers)
 
-    def forward(self, feature: Tensor, product: Product = PLAIN) -> TanhNormal | OneHot:
+    def forward(self, feature: Tensor) -> TanhNormal | OneHot:
         """Feature [..., D + S] -> distribution over actions [..., A]."""
-        raw = self.network(feature, product)
+        raw = self.network(feature)
         if self.discrete:
             return OneHot(raw)
         mean, std = raw.chunk(2, -1)

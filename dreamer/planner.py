@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from dreamer.config import Config, ConfigError
 from dreamer.envs import ActionSpace
-from dreamer.fused import fast_product
+from dreamer.fast.fused import available, fused
 from dreamer.machine import mixed_precision
-from dreamer.networks import PLAIN, Product
 from dreamer.rssm import State
 from dreamer.world_model import WorldModel
 
@@ -80,16 +79,17 @@ class Planet(nn.Module):
         state: State,
         explore: bool,
         generator: torch.Generator,
-        product: Product | None = None,
+        fuse: bool = True,
     ) -> Tensor:
-        """The first action [n, A] of the best plan from `state` [n, ...]; layers are computed by
-        `product`, by default the fastest there is."""
+        """The first action [n, A] of the best plan from `state` [n, ...]; with fused layers where
+        there are any, unless `fuse` is False."""
         config, n = self.config, len(state.deter)
         count, steps = config.planner_candidates, config.planner_horizon
-        fastest = product or fast_product(config, state.deter.device)
+        if fuse and available(state.deter.device):
+            model = fused(model, half=config.precision == "bf16")
 
         def objective(actions: Tensor, iteration: int) -> Tensor:
-            return self._imagined_reward(model, state, actions, generator, fastest)
+            return self._imagined_reward(model, state, actions, generator)
 
         mean = state.deter.new_zeros(n, steps, self.space.size)
         with mixed_precision(config, mean.device):
@@ -109,7 +109,6 @@ class Planet(nn.Module):
         state: State,
         actions: Tensor,
         generator: torch.Generator,
-        product: Product = PLAIN,
     ) -> Tensor:
         """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
         n, count, steps, _ = actions.shape
@@ -121,6 +120,6 @@ class Planet(nn.Module):
         total = state.deter.new_zeros(n * count)
         # Not with `imagine`: only the sum is kept, so that a step fits into a processor's cache.
         for action_t, noise_t in zip(sequence, noise, strict=True):
-            now = model.rssm.prior(now, action_t, noise_t, product)
-            total = total + model.reward(now.feature, product)
+            now = model.rssm.prior(now, action_t, noise_t)
+            total = total + model.reward(now.feature)
         return total.reshape(n, count)

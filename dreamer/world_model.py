@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import Normal, normal_kl
-from dreamer.networks import PLAIN, Decoder, Encoder, Product, dense, full_precision, to_float
+from dreamer.networks import Decoder, Dense, Encoder, full_precision, to_float
 from dreamer.replay import Batch
 from dreamer.rssm import RSSM, Observed, State
 
@@ -65,7 +65,7 @@ class Contrastive(Representation):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.state_model = dense(config.embed_size, 2 * config.feature_size, config.dense_units, 2)
+        self.state_model = Dense(config.embed_size, 2 * config.feature_size, config.dense_units, 2)
 
     def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
         mean, std = self.state_model(embed.flatten(0, 1)).chunk(2, -1)
@@ -100,9 +100,9 @@ class WorldModel(nn.Module):
         size, units = config.feature_size, config.dense_units
         self.encoder = Encoder(config.conv_depth)
         self.rssm = RSSM(config, action_size)
-        self.reward_head = dense(size, 1, units, config.reward_layers)
+        self.reward_head = Dense(size, 1, units, config.reward_layers)
         self.discount_head = (
-            dense(size, 1, units, config.discount_layers) if config.discount_head else None
+            Dense(size, 1, units, config.discount_layers) if config.discount_head else None
         )
         self.representation = REPRESENTATIONS[config.representation](config)
         needs_probe = self.representation.decoder is None and config.probe_decoder
@@ -122,15 +122,15 @@ class WorldModel(nn.Module):
         embed = self.encoder(image)
         return embed, self.rssm.observe(embed, action, noise)
 
-    def reward(self, feature: Tensor, product: Product = PLAIN) -> Tensor:
+    def reward(self, feature: Tensor) -> Tensor:
         """Expected reward [...] on arriving at a state [..., D + S]."""
-        return self.reward_head(feature, product).squeeze(-1)
+        return self.reward_head(feature).squeeze(-1)
 
-    def discount(self, feature: Tensor, product: Product = PLAIN) -> Tensor:
+    def discount(self, feature: Tensor) -> Tensor:
         """gamma times the probability that the episode goes on; gamma where no end is predicted."""
         if self.discount_head is None:
             return torch.full_like(feature[..., 0], self.config.discount)
-        return torch.sigmoid(self.discount_head(feature, product).squeeze(-1))
+        return torch.sigmoid(self.discount_head(feature).squeeze(-1))
 
     def losses(self, batch: Batch, noise: Tensor) -> ModelLosses:
         """Losses on a batch; `noise` [B, L, S] draws the posterior states."""

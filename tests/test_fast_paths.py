@@ -1,21 +1,21 @@
 """Every rearrangement that makes an update fast, against the update as the paper writes it."""
 
+import plain_update
 import pytest
 import torch
 from torch import Tensor, nn
 
 import dreamer.rssm
-from dreamer.agent import Agent, UpdateNoise
+from dreamer.agent import Agent
 from dreamer.config import Config, make_config
-from dreamer.distributions import Normal, normal_kl
 from dreamer.envs import ActionSpace
 from dreamer.fast import products
 from dreamer.fast.convolutions import Convolution
-from dreamer.fused import FusedProduct, fast_product, fused_layer
-from dreamer.networks import FROZEN, PLAIN, Product
+from dreamer.fast.fused import Kernels, available, fused, fused_layer
+from dreamer.networks import ACTIVATIONS, Layer
 from dreamer.replay import Batch
-from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import RSSM, State
+from dreamer.views import frozen
 
 SPACE = ActionSpace(2, discrete=False)
 
@@ -38,92 +38,6 @@ def random_batch(config: Config, dtype: torch.dtype = torch.float32) -> Batch:
         torch.rand(b, n).to(dtype),
         torch.zeros(b, n, dtype=dtype),
     )
-
-
-# The plain update: one step, one image, one product after another; nothing is shared or hoisted.
-
-
-def plain_gru(gru: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
-    inputs = (x @ gru.weight_ih.T + gru.bias_ih).chunk(3, -1)
-    hidden = (h @ gru.weight_hh.T + gru.bias_hh).chunk(3, -1)
-    reset, keep = (torch.sigmoid(inputs[i] + hidden[i]) for i in (0, 1))
-    return (1 - keep) * torch.tanh(inputs[2] + reset * hidden[2]) + keep * h
-
-
-def plain_belief(raw: Tensor) -> Normal:
-    mean, std = raw.chunk(2, -1)
-    return Normal(mean, nn.functional.softplus(std) + 0.1)
-
-
-def plain_deter(rssm: RSSM, prev: State, action: Tensor) -> Tensor:
-    kernel = torch.cat([rssm.stoch_in.weight, rssm.action_in.weight], 1)
-    x = torch.cat([prev.stoch, action], -1) @ kernel.T + rssm.action_in.bias
-    return plain_gru(rssm.gru, nn.functional.elu(x), prev.deter)
-
-
-def plain_prior(rssm: RSSM, deter: Tensor) -> Normal:
-    return plain_belief(rssm.prior_out(nn.functional.elu(rssm.prior_in(deter))))
-
-
-def plain_dense(layers: nn.Sequential, x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer(x) if isinstance(layer, nn.Linear) else nn.functional.elu(x)
-    return x
-
-
-def plain_actor(actor: nn.Module, feature: Tensor, noise: Tensor) -> Tensor:
-    mean, std = plain_dense(actor.network, feature).chunk(2, -1)
-    std = nn.functional.softplus(std + actor.raw_init_std) + 1e-4
-    action = torch.tanh(5 * torch.tanh(mean / 5) + std * noise)
-    passes = (action.detach().half().abs() < 1).to(action.dtype)
-    return action.detach() + passes * (action - action.detach())
-
-
-def plain_losses(agent: Agent, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
-    config, model, behaviour = agent.config, agent.model, agent.behaviour
-    rssm, decoder = model.rssm, model.decoder
-    image = batch.image.to(batch.reward.dtype) / 255 - 0.5
-    state = rssm.initial(config.batch_size)
-    steps = []
-    for t in range(config.length):
-        x = image[:, t].permute(0, 3, 1, 2).contiguous()
-        for layer in model.encoder.layers:
-            x = torch.relu(nn.functional.conv2d(x, layer.weight.contiguous(), layer.bias, 2))
-        embed = x.permute(0, 2, 3, 1).flatten(1)
-        deter = plain_deter(rssm, state, batch.action[:, t])
-        kernel = torch.cat([rssm.deter_in.weight, rssm.embed_in.weight], 1)
-        x = torch.cat([deter, embed], 1) @ kernel.T + rssm.embed_in.bias
-        posterior = plain_belief(rssm.posterior_out(nn.functional.elu(x)))
-        state = State(deter, posterior.mean + posterior.std * noise.posterior[:, t])
-        x = decoder.inputs(state.feature)[:, :, None, None]
-        x = decoder.first(x)
-        for layer in decoder.layers:
-            x = nn.ConvTranspose2d.forward(layer, torch.relu(x))
-        error = (x.permute(0, 2, 3, 1) - image[:, t]).square().sum((1, 2, 3)) / 2
-        reward = plain_dense(model.reward_head, state.feature).squeeze(-1)
-        kl = normal_kl(posterior, plain_prior(rssm, deter))
-        steps.append((error, (reward - batch.reward[:, t]).square() / 2, kl, *state))
-    error, reward, kl, deter, stoch = (torch.stack(x, 1) for x in zip(*steps, strict=True))
-    losses = {"model": error.mean() + reward.mean() + kl.mean().clamp(min=config.free_nats)}
-
-    state = State(deter.detach().flatten(0, 1), stoch.detach().flatten(0, 1))
-    features = []
-    for t in range(config.horizon):
-        action = plain_actor(behaviour.actor, state.feature.detach(), noise.imagination.action[t])
-        deter = plain_deter(rssm, state, action)
-        belief = plain_prior(rssm, deter)
-        state = State(deter, belief.mean + belief.std * noise.imagination.stoch[t])
-        features.append(state.feature)
-    feature = torch.stack(features)
-    reward = plain_dense(model.reward_head, feature).squeeze(-1)
-    value = plain_dense(behaviour.value, feature).squeeze(-1)
-    discount = torch.full_like(reward, config.discount)[:-1]
-    returns = lambda_return(reward[:-1], value[1:], discount, config.return_lambda)
-    weight = cumulative_weights(discount)
-    losses["actor"] = -(weight * returns).mean()
-    again = plain_dense(behaviour.value, feature.detach()[:-1]).squeeze(-1)
-    losses["value"] = (weight * (again - returns.detach()).square()).mean() / 2
-    return losses
 
 
 def gradients(agent: Agent, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,7 +70,7 @@ def test_every_parameters_gradient_is_the_plain_updates():
     agent.behaviour.double()
     batch, noise = random_batch(config, torch.float64), doubled(agent.draw_noise(0))
     fast, _ = agent.losses(batch, noise)
-    plain = plain_losses(agent, batch, noise)
+    plain = plain_update.losses(agent, batch, noise)
     for name, loss in plain.items():
         torch.testing.assert_close(fast[name], loss, rtol=1e-12, atol=0)
     far = distances(gradients(agent, fast), gradients(agent, plain))
@@ -171,7 +85,7 @@ def test_one_update_is_the_plain_one():
     fast, plain = Agent(config, SPACE), Agent(config, SPACE)
     batch, noise = random_batch(config), fast.draw_noise(0)
     fast.update(batch, 0)
-    losses = plain_losses(plain, batch, noise)
+    losses = plain_update.losses(plain, batch, noise)
     for group, parameters in plain.parameters.items():
         for p, gradient in zip(
             parameters,
@@ -212,7 +126,7 @@ def test_the_scans_gradients_are_autograds(start, monkeypatch):
     fast = loss()
     fast_gradients = torch.autograd.grad(fast, inputs, retain_graph=True)
     again = torch.autograd.grad(fast, inputs)
-    monkeypatch.setattr(dreamer.rssm, "OneGradient", Product)
+    monkeypatch.setattr(dreamer.rssm, "one_gradient", lambda module: module)
     plain = torch.autograd.grad(loss(), inputs)
     for a, b, c in zip(fast_gradients, again, plain, strict=True):
         assert torch.equal(a, b)
@@ -266,15 +180,19 @@ def test_precision_bf16_changes_a_plan_a_little():
 # Planning: fused layers.
 
 
-def fused_product(precision: str) -> FusedProduct:
-    product = fast_product(tiny(precision=precision), torch.device("cpu"))
-    if not isinstance(product, FusedProduct):
-        pytest.skip("this torch has no fused layers")
-    return product
+needs_fused_layers = pytest.mark.skipif(
+    not available(torch.device("cpu")), reason="this torch has no fused layers"
+)
 
 
-@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-6), ("bf16", 0.02)])
-def test_fused_layers_are_plain_ones(precision, near):
+def plain_kernels(x, weight, bias=None, plus=None, then=""):
+    y = nn.functional.linear(x, weight, bias)
+    return ACTIVATIONS[then](y if plus is None else y + plus)
+
+
+@needs_fused_layers
+@pytest.mark.parametrize(("half", "near"), [(False, 1e-6), (True, 0.02)])
+def test_fused_layers_are_plain_ones(half, near):
     x, plus = torch.randn(20, 7), torch.randn(20, 5)
     weight, bias = torch.randn(5, 7, requires_grad=True), torch.randn(5, requires_grad=True)
     layers = {
@@ -289,26 +207,29 @@ def test_fused_layers_are_plain_ones(precision, near):
         "tanh": lambda p: p(x, weight, bias, plus, "tanh"),
     }
     for _ in range(2):
-        product = fused_product(precision)  # for these weights; its kernels are older
+        kernels = Kernels(half)  # for these weights; what they compile is older
         with torch.no_grad():
             for name, layer in layers.items():
-                first, again = layer(product), layer(product)
+                first, again = layer(kernels), layer(kernels)
                 assert torch.equal(first, again), name
-                assert torch.allclose(first.float(), layer(PLAIN), atol=near, rtol=near), name
+                assert torch.allclose(first.float(), layer(plain_kernels), atol=near, rtol=near), (
+                    name
+                )
             weight.add_(1)
 
 
+@needs_fused_layers
 def test_fused_layers_are_fused():
     """Else nothing but warnings would be gained."""
-    fused_product("fp32")
     x, weight, bias = torch.randn(64, 7), torch.randn(5, 7), torch.randn(5)
     kernel = fused_layer("elu", torch.float32, (x.shape, weight.shape, bias.shape, None))
     assert "oneDNNFusionGroup" in str(kernel.graph_for(x, weight, bias))
 
 
+@needs_fused_layers
 @pytest.mark.parametrize("environments", [1, 2])
-@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-5), ("bf16", 0.05)])
-def test_a_plans_rewards_are_those_of_plain_layers(environments, precision, near):
+@pytest.mark.parametrize(("half", "near"), [(False, 1e-5), (True, 0.05)])
+def test_a_plans_rewards_are_those_of_plain_layers(environments, half, near):
     config = tiny(behaviour="planet", planner_candidates=50, planner_horizon=3)
     agent, n = Agent(config, SPACE), environments
     for parameter in agent.model.parameters():
@@ -318,11 +239,9 @@ def test_a_plans_rewards_are_those_of_plain_layers(environments, precision, near
     actions = torch.rand(n, 50, 3, SPACE.size) * 2 - 1
     rewards = []
     with torch.no_grad():
-        for product in (fused_product(precision), PLAIN):
+        for model in (fused(agent.model, half), agent.model):
             generator = torch.Generator().manual_seed(0)
-            rewards.append(
-                agent.behaviour._imagined_reward(agent.model, state, actions, generator, product)
-            )
+            rewards.append(agent.behaviour._imagined_reward(model, state, actions, generator))
     torch.testing.assert_close(*rewards, atol=near, rtol=near)
 
 
@@ -351,13 +270,18 @@ def test_products_by_onednn_are_in_use_where_they_pay() -> None:
 
 
 def test_frozen_weights_get_no_gradient_and_inputs_do() -> None:
-    layer = nn.Linear(120, 110)
+    module = nn.Sequential(Layer(120, 110, "elu"), Layer(110, 3))
     x = torch.randn(160, 120, requires_grad=True)
-    (frozen,) = torch.autograd.grad(FROZEN(x, layer.weight, layer.bias).sum(), x)
-    y = PLAIN(x, layer.weight, layer.bias)
-    assert torch.equal(frozen, torch.autograd.grad(y.sum(), x)[0])
-    y = FROZEN(x, layer.weight, layer.bias)
-    assert torch.autograd.grad(y.sum(), layer.weight, allow_unused=True) == (None,)
+    view = frozen(module)
+    y = view(x)
+    assert torch.equal(y, module(x))
+    (seen,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+    assert torch.equal(seen, torch.autograd.grad(module(x).sum(), x)[0])
+    weights = list(module.parameters())
+    assert not any(torch.autograd.grad(y.sum(), weights, allow_unused=True))
+    with torch.no_grad():
+        weights[0].add_(1)  # a view sees what becomes of the weights
+    assert torch.equal(view(x), module(x)) and all(w.requires_grad for w in module.parameters())
 
 
 @pytest.mark.parametrize("size", [6, 8, 14, 31])  # whole windows, and pixels beyond the last one

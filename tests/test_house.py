@@ -15,9 +15,10 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 
 # The core, from the ground up: a file imports only files above it.
 CORE = [
-    *("config", "run_folder", "machine", "seeding", "graph", "simulators", "toys", "adapters"),
-    *("envs", "replay", "distributions", "fast.products", "fast.convolutions", "networks", "fused"),
-    *("rssm", "world_model", "returns", "behaviour"),
+    *("config", "run_folder", "machine", "seeding", "simulators", "toys", "adapters", "envs"),
+    *("replay", "distributions", "views", "fast.products", "fast.gru", "fast.convolutions"),
+    *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
+    *("returns", "behaviour"),
     *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "benchmark"),
 ]
 SIMULATORS = {"dm_control", "mujoco", "ale_py", "gymnasium", "deepmind_lab"}

@@ -19,8 +19,8 @@ from dreamer.behaviour import Dreamer, ImaginationNoise
 from dreamer.config import Config, make_config
 from dreamer.distributions import normal_kl
 from dreamer.envs import ActionSpace
-from dreamer.fused import FusedProduct
-from dreamer.networks import PLAIN, Product, to_float
+from dreamer.fast.fused import fused
+from dreamer.networks import to_float
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import State
@@ -211,24 +211,23 @@ def test_acting_sees_the_released_states(case):
         case.equal(state.deter, torch.from_numpy(case.data["out/deter"][:, t]), f"deter {t}")
 
 
-def imagined_by(product: Product, case: Case) -> tuple[Tensor, Tensor]:
+def imagined_by(model: WorldModel, case: Case) -> tuple[Tensor, Tensor]:
     """Features [H, N, F] and rewards [H, N] of the released actions, as a planner computes them."""
-    model: WorldModel = case.model
     start = State(case("out/deter"), case("out/stoch"))
     now, features = case.agent.starts(start), []
     for action, noise in zip(case("out/imagined_action"), case("noise/state"), strict=True):
-        now = model.rssm.prior(now, action, noise, product)
+        now = model.rssm.prior(now, action, noise)
         features.append(now.feature)
     feature = torch.stack(features)
-    return feature, torch.stack([model.reward(x, product) for x in feature])
+    return feature, torch.stack([model.reward(x) for x in feature])
 
 
 @torch.no_grad()
 def test_a_planners_states_and_rewards_are_the_released_ones(case):
     """Also by fused layers, which are in single precision."""
-    fused = [FusedProduct(half=False)] if case.dtype == torch.float32 else []
-    for product in [PLAIN, *fused]:
-        feature, reward = imagined_by(product, case)
+    twins = [fused(case.model, half=False)] if case.dtype == torch.float32 else []
+    for model in [case.model, *twins]:
+        feature, reward = imagined_by(model, case)
         case.near(feature, "out/imagined_feature")
         case.near(reward[:-1], "out/imagined_reward")
 

@@ -13,8 +13,8 @@ from dreamer.networks import (
     Actor,
     Decoder,
     Encoder,
+    Layer,
     SubPixelTranspose,
-    dense,
     to_float,
     to_uint8,
 )
@@ -99,7 +99,7 @@ def test_sub_pixel_transpose_equals_the_transposed_convolution(size):
 
 
 def test_initialisation_is_that_of_keras():
-    layer = dense(300, 7, 500, 1)[0]
+    layer = Layer(300, 500)
     limit = math.sqrt(6 / 800)
     assert layer.weight.abs().max() <= limit
     assert layer.weight.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.02)

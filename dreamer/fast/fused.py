@@ -15,18 +15,51 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from dreamer.config import Config
-from dreamer.networks import PLAIN, Product
+from dreamer.networks import ACTIVATIONS, GRUCell, Layer, full_precision
+from dreamer.views import view
+from dreamer.world_model import WorldModel
 
 WARM_UP = 3  # calls until TorchScript has seen the shapes and fused
 
 
-class FusedProduct(Product):
-    """Layers by fused kernels, in half precision if `half`: for weights as they are now."""
+def available(device: torch.device) -> bool:
+    """Whether this torch has fused layers on the device."""
+    fuses = hasattr(torch.jit, "enable_onednn_fusion") and torch.backends.mkldnn.is_available()
+    return fuses and device.type == "cpu"
 
-    FUSES = True
+
+def fused(model: WorldModel, half: bool) -> WorldModel:
+    """The model with fused layers, in half precision if `half`: for weights as they are now."""
+    kernels = Kernels(half)
+
+    def change(clone: nn.Module) -> None:
+        if isinstance(clone, Layer):
+            clone.forward = functools.partial(_layer, clone, kernels)  # type: ignore[method-assign]
+        elif isinstance(clone, GRUCell):
+            clone.forward = functools.partial(_gru_cell, clone, kernels)  # type: ignore[method-assign]
+
+    return view(model, change)
+
+
+def _layer(layer: Layer, kernels: Kernels, x: Tensor, plus: Tensor | None = None) -> Tensor:
+    return kernels(x, layer.weight, layer.bias, plus, layer.activation)
+
+
+def _gru_cell(cell: GRUCell, kernels: Kernels, x: Tensor, deter: Tensor) -> Tensor:
+    """The GRU's cell with the gates' sums and activations inside of products."""
+    cut = [2 * cell.hidden_size, cell.hidden_size]
+    gates_x, new_x = zip(cell.weight_ih.split(cut), cell.bias_ih.split(cut), strict=True)
+    gates_h, new_h = zip(cell.weight_hh.split(cut), cell.bias_hh.split(cut), strict=True)
+    gates = kernels(x, *gates_x, plus=kernels(deter, *gates_h), then="sigmoid")
+    reset, keep = gates.chunk(2, -1)
+    new = kernels(x, *new_x, plus=reset * kernels(deter, *new_h), then="tanh")
+    return torch.lerp(full_precision(new), deter, full_precision(keep))
+
+
+class Kernels:
+    """Fused kernels for weights as they are now, in half precision if `half`."""
 
     def __init__(self, half: bool):
         self.half = half
@@ -40,9 +73,11 @@ class FusedProduct(Product):
         plus: Tensor | None = None,
         then: str = "",
     ) -> Tensor:
+        """then(x W^T + b + plus) [n, O] from x [n, I], weight [O, I], bias [O] and plus [n, O];
+        `then` names an activation of networks.py."""
         if plus is not None and len(plus) != len(x):  # one row for all
             y = self(x, weight, bias)
-            return self.activate(y + plus.to(y.dtype), then)
+            return ACTIVATIONS[then](y + plus.to(y.dtype))
         kept = [None if w is None else self._kept(w) for w in (weight, bias)]
         if self.half:
             x, plus = x.bfloat16(), None if plus is None else plus.bfloat16()
@@ -83,11 +118,3 @@ def fused_layer(then: str, dtype: torch.dtype, shapes: tuple[Any, ...]) -> Calla
         for _ in range(WARM_UP):
             traced(*example)
     return traced
-
-
-def fast_product(config: Config, device: torch.device) -> Product:
-    """`FusedProduct` where this torch has it and `device` is a CPU, else the plain product."""
-    fuses = hasattr(torch.jit, "enable_onednn_fusion") and torch.backends.mkldnn.is_available()
-    if device.type != "cpu" or not fuses:
-        return PLAIN
-    return FusedProduct(config.precision == "bf16")
