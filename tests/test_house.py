@@ -263,10 +263,10 @@ def test_no_file_knows_one_machine() -> None:
 
 # --- The documents ------------------------------------------------------------------------------
 
-DOCUMENTS = [path for path in tracked_text() if path.suffix == ".md" and path.parent == ROOT]
+DOCUMENTS = [path for path in tracked_text() if path.suffix == ".md"]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
@@ -283,7 +283,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert target or heading in headings, f"no heading for {link}"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_commands_name_what_exists(path: Path) -> None:
     """Make targets, modules, scripts and suites in the code blocks and lines of a document."""
     text = path.read_text(encoding="utf-8")
