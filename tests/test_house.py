@@ -136,7 +136,11 @@ def test_that_file_is_there() -> None:
 
 
 # What SLURM jobs share with other executors, and profiles with suites.
-SHARED_WITH_SLURM = {"suites.language.nodes", "suites.execution.environment"}
+SHARED_WITH_SLURM = {
+    "suites.language.nodes",
+    "suites.execution.environment",
+    "suites.execution.spec",
+}
 
 
 @pytest.mark.parametrize("path", sources("slurm"), ids=module_name)
@@ -157,7 +161,7 @@ def test_what_slurm_shares_with_suites_is_a_leaf(module: str) -> None:
     ours = tops(imports(source_of(module))) & set(PACKAGES)
     assert ours <= {"dreamer"}
     core = {name for name in imports(source_of(module)) if name.startswith("dreamer.")}
-    assert all(name.startswith("dreamer.config") for name in core)
+    assert all(name.startswith(("dreamer.config", "dreamer.run_folder")) for name in core)
 
 
 @pytest.mark.parametrize("path", sources("suites"), ids=module_name)
