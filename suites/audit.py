@@ -30,7 +30,7 @@ from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
-from suites.record.contents import Finding, RunContents, read, read_json
+from suites.record.contents import Finding, RunContents, read
 from suites.record.folder import state_of
 from suites.record.metrics import read_metrics
 from suites.record.mongo import connect_all
@@ -76,7 +76,7 @@ def audit(options: argparse.Namespace) -> int:
         for server in servers:
             with mongo_urls.failures_told(server.url):
                 findings += server.check_run(r)
-        contents.append(r._replace(metrics=[]))  # those of all runs would fill the memory
+        contents.append(r._replace(metrics=[]))  # of all runs they would fill the memory
     whole = not (options.only or options.leave_out)
     names = {suite.name for suite in suites} if whole else set()
     findings += check_versions(contents)
@@ -132,7 +132,9 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
     elif r.state != State.DONE:
         yield finding("incomplete", f"it is {r.state}", RERUN)
     if r.config is None:
-        yield finding("config", "config.json cannot be read", "restore it, or start it --fresh")
+        yield finding(
+            "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
+        )
     else:
         recorded = BEFORE | r.config  # settings that came later had this value
         differing = sorted(
@@ -175,7 +177,7 @@ def metrics_problems(r: RunContents) -> Iterator[str]:
 
 
 def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
-    """Checkpoints and artifacts whose checksum is wrong, Sacred's copies included; what to do."""
+    """(path, what to do) for checkpoints, artifacts and Sacred's copies with a wrong checksum."""
     for path in run_folder.checkpoint_paths(r.folder / run_folder.CHECKPOINTS):
         if not _is(path, run_folder.read_checksum(path)):
             older = "" if r.state == State.DONE else ": the one before is used"
@@ -210,7 +212,7 @@ def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
     last = r.status.get("attempt")
     for number in run_folder.attempts(r.folder):
         folder = run_folder.sacred_run_path(results, r.run.run_id, number)
-        record = read_json(folder / "run.json")
+        record = run_folder.read_json(folder / "run.json")
 
         def finding(text: str, number: int = number) -> Finding:
             todo = "nothing: the run's own files are complete; suites.push sends them to MongoDB"
@@ -244,8 +246,14 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for version, attempts in users.items():
             if version != usual:
                 run_id, number = attempts[0]
-                text = f"{len(attempts)} attempts with {name} {version}, most with {usual}"
-                yield Finding(f"{name} differs", run_id, number, text, "compare; --fresh to unify")
+                text = f"{len(attempts)} attempts have {name} {version}, most have {usual}"
+                yield Finding(
+                    f"{name} differs",
+                    run_id,
+                    number,
+                    text,
+                    "compare them; --fresh starts runs anew",
+                )
 
 
 def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:
@@ -314,7 +322,7 @@ def describe(results: Path, run_id: str) -> str:
 
 
 def _describe_attempt(folder: Path, number: int) -> list[str]:
-    found: Mapping[str, Any] = read_json(folder / run_folder.PROVENANCE) or {}
+    found: Mapping[str, Any] = run_folder.read_json(folder / run_folder.PROVENANCE) or {}
     machine = found.get("machine") or {}
     lines = [
         f"  attempt {number}, started {found.get('started')} by {found.get('executor')}",
