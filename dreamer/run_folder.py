@@ -51,6 +51,8 @@ PROVENANCE = "provenance.json"
 LOG = "log.txt"
 ERROR = "error.txt"
 SLURM = "slurm.json"
+# In a copy of the code: the version that it is a copy of.
+CODE = "code.json"
 # Files that Sacred's record and MongoDB keep a copy of, as run_config.json and so on.
 ARTIFACTS = (CONFIG, CURVES, PREDICTION, PREDICTION_VIDEO)
 

@@ -30,7 +30,7 @@ from slurm.profiles import Profile, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
 RENDER_WITHIN_S, UPDATE_WITHIN_S, OTHER_WITHIN_S, NODE_WITHIN_S = 300, 600, 120, 1800
-MAX_DIFFERENCE = 12.0  # mean, of 255: two renderers draw edges differently, not other pictures
+MAX_DIFFERENCE = 12.0  # mean, of 255; renderers differ a little at edges
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 class FailedCheckError(Exception):
-    """A check's process failed, or did not end in time; the text is its last line."""
+    """The process of a check failed or did not end in time; the message is its last line."""
 
     hangs = False
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its mistakes are UserErrors of one line."""
+    """Reports mistakes as UserErrors of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
@@ -77,11 +77,20 @@ class _Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--profile", metavar="NAME", help="examine a node as this profile asks for")
-    add("--here", action="store_true", help="with --profile: this machine is such a node")
-    add("--quick", action="store_true", help="one frame, no update")
+    add("--profile", metavar="NAME", help="check a node of the cluster that this profile asks for")
+    add(
+        "--here",
+        action="store_true",
+        help="with --profile: this machine is such a node",
+    )
+    add("--quick", action="store_true", help="render cartpole only, and time no update")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    add("--needs-gb", type=float, metavar="GB", help="disk that is needed; default: one run")
+    add(
+        "--needs-gb",
+        type=float,
+        metavar="GB",
+        help="disk that runs need; default: one run's",
+    )
     add("--mongo", action="append", default=[], metavar="URL",
         help="a MongoDB that records go to; also DREAMER_MONGO_URL")  # fmt: skip
     return parser.parse_args(arguments)
@@ -92,13 +101,13 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
     """The checks on a node of the cluster; returns their exit code."""
     profile = load_profile(profile_name)
     if shutil.which("srun") is None:
-        raise UserError("no srun here: examine from a machine of the cluster, or use --here on one")
+        raise UserError("no srun here: use a machine of the cluster, or --here on a node")
     words = [sys.executable, "-m", "slurm.doctor", "--here", "--profile", profile.name]
     words += ["--results", str(results.resolve())]
     words += ["--quick"] if quick else []
     words += ["--needs-gb", str(needs_gb)] if needs_gb is not None else []
     words += [word for url in mongo for word in ("--mongo", url)]
-    lines = [*profile.options.get("setup", []), shlex.join(words)]  # as a job begins
+    lines = [*profile.options.get("setup", []), shlex.join(words)]  # as in a job
     words = [*srun(profile), "bash", "-c", "\n".join(lines)]
     environment = {**os.environ, **profile.environment, "PYTHONPATH": str(ROOT)}
     print(f"asking SLURM for a node: {shlex.join(srun(profile))}", file=sys.stderr)
@@ -109,13 +118,13 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
 
 
 def srun(profile: Profile) -> list[str]:
-    """srun with what the profile asks for; the half hour that the checks may take at most."""
+    """The call of srun with the resources of the profile, for half an hour at most."""
     words = ["srun", "--ntasks=1", f"--time={NODE_WITHIN_S // 60}", "--job-name=doctor"]
     ours = {"time", "setup", "teardown", "srun_args", "signal_delay_s", "array_parallelism"}
     ours |= {"stderr_to_stdout", "comment", "wckey", "dependency", "mail_type", "mail_user"}
     named = {key: value for key, value in profile.options.items() if key not in ours}
     for key, value in {**named, **profile.sbatch}.items():
-        if key != "hold":
+        if key != "hold" and value is not False:
             flag = f"--{key.replace('_', '-')}"
             words.append(flag if value is True else f"{flag}={value}")
     return words

@@ -1,6 +1,6 @@
-"""What runs inside a SLURM job: one or several runs, each a process with its own log and fate.
+"""The program of a SLURM job: executes one or several runs, each in a process of its own.
 
-SLURM ends jobs in many ways; here they become an orderly stop and, where that is due, a requeue:
+SLURM ends jobs in many ways. Here each becomes an orderly stop and, where needed, a requeue:
 
     time limit     USR2 some time before it (`signal_delay_s`)      requeued from here
     preemption     TERM; SLURM requeues by itself, or leaves it     requeued from here if it did not
@@ -9,8 +9,8 @@ SLURM ends jobs in many ways; here they become an orderly stop and, where that i
     node failure,  nothing                                          by SLURM, or by the next
     kill -9                                                         `suites.run`, from the records
 
-A run saves its (small) checkpoint when it is told to stop; its replay is on the disk already.
-A run that is killed alone is started again. Nothing here imports torch or knows what a run is.
+A run saves a checkpoint when it gets the signal to stop; its replay is on the disk already. A run
+whose process alone is killed is started again. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -32,29 +32,23 @@ from typing import Any, NamedTuple
 from dreamer import run_folder
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.environment import cores, gpus, worker_environment
+from suites.execution.spec import EXIT_BUSY, EXIT_CODES
 
 POLL_S = 0.2
-MAX_KILLS = 3  # of one run in one job; more, and something is wrong with it (memory?)
-BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # another process may still be stopping
-REQUEUE_AFTER = 0.4  # of the time that SLURM gives: a requeue is worth more than a late checkpoint
+MAX_KILLS = 3  # of one run in one job; after more the run has failed (memory?)
+BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # until another process that executes the run has stopped
+REQUEUE_AFTER = 0.4  # of the time that SLURM leaves; a requeue matters more than a late checkpoint
 SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
 SLACK_S = 65.0  # SLURM may send its signal a minute early
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
-# Exit codes of `python -m suites.execution.worker`.
-COMPLETED, FAILED, INTERRUPTED, BUSY = 0, 1, 3, 4
-
-EXIT_CODES = {
-    Status.COMPLETED: COMPLETED,
-    Status.FAILED: FAILED,
-    Status.INTERRUPTED: INTERRUPTED,
-}
+COMPLETED, FAILED, INTERRUPTED = EXIT_CODES.values()
 
 TIMED_OUT, PREEMPTED, CANCELLED, STOPPED = "timed out", "preempted", "cancelled", "stopped"
 
 
 class RunTask(NamedTuple):
-    """One run."""
+    """A run that the job executes."""
 
     run_id: str
     folder: str  # the run's; status.json is there
@@ -67,7 +61,7 @@ class Job(NamedTuple):
     tasks: list[RunTask]
     module: str  # python -m MODULE executes a task
     code: str  # the folder of the code
-    cancelled: str  # a folder: a file named like a run says that it is not wanted any more
+    cancelled: str  # a folder with a file for each cancelled run
     signal_delay_s: int
     requeue: bool
 
@@ -86,7 +80,7 @@ def execute(job: Job) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _listening(received: list[int]) -> Iterator[None]:
-    """Signals are only noted."""
+    """Appends signals to `received` while the block runs, and does nothing else about them."""
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -100,6 +94,8 @@ def _listening(received: list[int]) -> Iterator[None]:
 
 
 class _Supervisor:
+    """Starts the runs of a job, stops them, and decides about a requeue."""
+
     def __init__(self, job: Job):
         self.job = job
         self.signals: list[int] = []
@@ -114,7 +110,7 @@ class _Supervisor:
         self.slots = {task.run_id: number for number, task in enumerate(job.tasks)}
 
     def work(self) -> None:
-        """Until every run has ended."""
+        """Returns when every run has ended."""
         for run_id in self.tasks:
             self.waiting[run_id] = 0.0
         while self.waiting or self.children:
@@ -123,8 +119,8 @@ class _Supervisor:
             if time.monotonic() > self.requeue_at:
                 self.requeue_at = float("inf")
                 if self.wants_requeue():
-                    requeue()  # SLURM ends this job now; what is saved by then counts
-            self._look_for_cancelled()
+                    requeue()  # SLURM ends this job now, whatever is saved
+            self._stop_cancelled()
             for run_id in [r for r, when in self.waiting.items() if when <= time.monotonic()]:
                 del self.waiting[run_id]
                 self._start(self.tasks[run_id])
@@ -137,25 +133,25 @@ class _Supervisor:
             self._stop_all()
 
     def wants_requeue(self) -> bool:
-        """Whether runs are left that SLURM will not continue by itself."""
+        """Whether unfinished runs are left that SLURM will not continue by itself."""
         if self.reason not in (TIMED_OUT, PREEMPTED) or not self.job.requeue:
             return False
         left = [r for r, code in self.codes.items() if code not in (COMPLETED, FAILED)]
-        return any(r not in self.unwanted for r in left) and look().get("JobState") == "RUNNING"
+        return any(r not in self.unwanted for r in left) and own_job().get("JobState") == "RUNNING"
 
     def _stop_all(self) -> None:
-        """The runs first, they have the most to do; then why."""
+        """Signals the runs first, since saving takes time; then finds out the reason."""
         self.waiting = {}
         for child in self.children.values():
             child.terminate()
-        self.reason = why(look(), self.job.signal_delay_s)
+        self.reason = why(own_job(), self.job.signal_delay_s)
         self.requeue_at = time.monotonic() + self.job.signal_delay_s * REQUEUE_AFTER
         for task in self.job.tasks:
             self.codes.setdefault(task.run_id, INTERRUPTED)
         name = signal.Signals(self.signals[0]).name
         print(f"{run_folder.now()} {name}: {self.reason}; stopping", file=sys.stderr, flush=True)
 
-    def _look_for_cancelled(self) -> None:
+    def _stop_cancelled(self) -> None:
         for run_id, child in self.children.items():
             if run_id not in self.unwanted and self._is_cancelled(run_id):
                 self.unwanted.add(run_id)
@@ -185,16 +181,16 @@ class _Supervisor:
         )
         self.children[task.run_id] = child
         spec = {**json.loads(task.spec), "executor": executor_name()}
-        with contextlib.suppress(BrokenPipeError):  # it died at once: _ended sees it
+        with contextlib.suppress(BrokenPipeError):  # it died at once; _ended handles that
             assert child.stdin is not None
             child.stdin.write(json.dumps(spec).encode() + b"\n")
-            child.stdin.flush()  # and stays open: its end tells the run that this process is gone
+            child.stdin.flush()  # stays open: the run stops when it closes
 
     def _ended(self, task: RunTask, child: subprocess.Popen[bytes]) -> None:
         code = child.returncode
         status = read_status(task)
         if code < 0 and status.get("executor") == executor_name():
-            # A signal while it was leaving changes nothing: its last word counts.
+            # A signal after its last status changes nothing.
             code = next((c for s, c in EXIT_CODES.items() if s == status.get("status")), code)
         with contextlib.suppress(BrokenPipeError):
             assert child.stdin is not None
@@ -204,18 +200,18 @@ class _Supervisor:
         self.codes[task.run_id] = code
         if self.reason is None and task.run_id not in self.unwanted and self._again(task, code):
             return
-        if code > 0 and code not in (FAILED, INTERRUPTED, BUSY):
+        if code > 0 and code not in (FAILED, INTERRUPTED, EXIT_BUSY):
             write_status(task, status=Status.FAILED, error=f"exit code {code}; see the job's log")
         self._write_ending(task, code)
 
     def _again(self, task: RunTask, code: int) -> bool:
-        """Starts a run again that was killed, or that another process had."""
+        """Starts a run again that was killed, or that another process executes."""
         count = self.kills[task.run_id] = self.kills.get(task.run_id, 0) + 1
         if code < 0 and count <= MAX_KILLS:
             self._write_ending(task, code)
             self.waiting[task.run_id] = time.monotonic() + SETTLE_S
             return True
-        if code == BUSY and count <= MAX_BUSY:
+        if code == EXIT_BUSY and count <= MAX_BUSY:
             self.waiting[task.run_id] = time.monotonic() + BUSY_WAIT_S
             return True
         if code < 0:
@@ -226,7 +222,7 @@ class _Supervisor:
         return False
 
     def _write_ending(self, task: RunTask, code: int) -> None:
-        """`attempts/<n>/slurm.json`: which job, where, and why it ended."""
+        """Writes slurm.json of the attempt: which job, where, and why it ended."""
         status = read_status(task)
         if status.get("executor") != executor_name():
             return  # this attempt never began
@@ -252,22 +248,22 @@ class _Supervisor:
 
 
 def why(job: dict[str, str], signal_delay_s: int) -> str:
-    """Why this job is told to stop, from what `scontrol show job` says of it."""
+    """Why SLURM stops this job, judged by the fields of `scontrol show job`."""
     if job.get("JobState") == "RUNNING":
         left = seconds_until(job.get("EndTime"))
         return TIMED_OUT if left is not None and left <= signal_delay_s + SLACK_S else PREEMPTED
     if not job:
-        return STOPPED  # nobody knows
+        return STOPPED  # SLURM did not answer
     if int(job.get("Restarts", 0)) > restarts():
-        return PREEMPTED  # it will be back
+        return PREEMPTED  # SLURM has requeued it
     start, limit_s = seconds_until(job.get("StartTime")), limit_in_s(job.get("TimeLimit", ""))
     if start is not None and limit_s is not None and -start >= limit_s:
         return TIMED_OUT
     return CANCELLED
 
 
-def look() -> dict[str, str]:
-    """This job as `scontrol show job` has it; {} if it cannot be asked."""
+def own_job() -> dict[str, str]:
+    """The fields of this job in `scontrol show job`; {} if SLURM does not answer."""
     done = _undisturbed("scontrol", "show", "job", "--oneliner", os.environ["SLURM_JOB_ID"])
     return dict(word.split("=", 1) for word in done.split() if "=" in word)
 
@@ -278,7 +274,7 @@ def requeue() -> None:
 
 
 def _undisturbed(*command: str) -> str:
-    """Runs a command that the signals to this job do not reach; "" where it fails."""
+    """The output of a command that ignores the signals to this job; "" if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=30, preexec_fn=_ignore_signals
@@ -298,7 +294,7 @@ def _ignore_signals() -> None:
 
 
 def _ignore_user_signals() -> None:
-    """SLURM signals every process of a job; only TERM means something to a run."""
+    """SLURM signals every process of a job; runs react to TERM only."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
@@ -311,7 +307,7 @@ def environment(job: Job, slot: int) -> dict[str, str]:
 
 
 def job_id() -> str:
-    """As squeue shows it: 12_3 in an array, else 12."""
+    """The job as squeue shows it: 12_3 in an array, else 12."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]
 
@@ -325,7 +321,7 @@ def restarts() -> int:
 
 
 def seconds_until(time_text: str | None) -> float | None:
-    """From now until a time as SLURM writes it (local, ISO); None for Unknown and the like."""
+    """Seconds from now to a time in SLURM's format (local, ISO); None for `Unknown` and so on."""
     try:
         then = datetime.datetime.fromisoformat(time_text or "")
     except ValueError:
@@ -334,7 +330,7 @@ def seconds_until(time_text: str | None) -> float | None:
 
 
 def limit_in_s(text: str) -> float | None:
-    """[days-]hours:minutes:seconds; None for UNLIMITED and the like."""
+    """Seconds of a time limit [days-]hours:minutes:seconds; None for UNLIMITED and so on."""
     days, _, rest = text.rpartition("-")
     parts = rest.split(":")
     if len(parts) != 3 or not all(part.isdecimal() for part in [*parts, days or "0"]):
@@ -348,7 +344,7 @@ def read_status(task: RunTask) -> StatusRecord:
 
 
 def write_status(task: RunTask, **values: Any) -> None:
-    """For a run that could not write its last status itself."""
+    """Writes the last status of a run that could not write it itself."""
     status = {"run_id": task.run_id, **read_status(task), "executor": executor_name(), **values}
     Path(task.folder).mkdir(parents=True, exist_ok=True)
     run_folder.write_json(Path(task.folder, run_folder.STATUS), status)

@@ -1,7 +1,6 @@
-"""Submits jobs to SLURM through submitit, in arrays below the cluster's limits, and asks for them.
+"""Submits arrays of jobs through submitit, and asks SLURM about its queue.
 
-Knows jobs, not suites. What is submitted and when, and what is kept of it: see
-suites/execution/cluster.py.
+Knows jobs, not runs or suites. suites/execution/cluster.py decides what is submitted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from slurm import job as in_job
 from slurm.job import Job
 from slurm.profiles import Profile
 
-ASK_WITHIN_S = 60  # a controller that does not answer by then is not reachable
+ASK_WITHIN_S = 60  # then the controller counts as unreachable
 DEFAULT_ARRAY_SIZE = 1000
 
 
@@ -35,7 +34,7 @@ class Queued(NamedTuple):
 
 
 def array_size(profile: Profile) -> int:
-    """How many jobs fit in an array: what the profile says, else the cluster."""
+    """The largest array: `max_array_size` of the profile, else the limit of the cluster."""
     if profile.max_array_size:
         return profile.max_array_size
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.MULTILINE)
@@ -44,13 +43,13 @@ def array_size(profile: Profile) -> int:
 
 
 def chunks(jobs: Sequence[Any], size: int) -> list[list[Any]]:
-    """In order, each at most `size`; one sbatch call each."""
+    """The jobs in order, in lists of at most `size`."""
     return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
 def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile) -> str:
     """One sbatch call; returns SLURM's number of the array. submitit's files and the jobs' logs
-    are in `folder`. Raises UserError with sbatch's words."""
+    are in `folder`. Raises UserError with sbatch's message."""
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -81,7 +80,7 @@ def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile)
     return submitted[0].job_id.split("_")[0]
 
 
-# --- What SLURM knows -----------------------------------------------------------------------------
+# --- Queue -----------------------------------------------------------------------------
 
 
 def queue(names: Iterable[str]) -> dict[tuple[str, int], Queued]:
@@ -103,7 +102,7 @@ def queue(names: Iterable[str]) -> dict[tuple[str, int], Queued]:
 
 
 def own_jobs() -> int:
-    """How many jobs of this user SLURM has, whatever they do; each of an array counts."""
+    """How many jobs of this user SLURM has, whatever they do; each job of an array counts."""
     words = ("squeue", "--noheader", "--array", f"--user={os.geteuid()}", "--format=%i")
     return len(ask(*words).splitlines())
 

@@ -1,4 +1,4 @@
-"""The code that was meant: a copy made at submission, from which jobs run."""
+"""A copy of the code, made at submission, so that jobs run the code that was submitted."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dreamer import run_folder
+
 PACKAGES = ("dreamer", "suites", "slurm")
 SUFFIXES = {".py", ".yaml", ".sh"}
-STORY = "code.json"  # which commit, and what differed from it
 
 
-def snapshot(root: Path, story: dict[str, Any], into: Path) -> Path:
-    """A folder under `into` with the packages of `root`, named after their content: the same code
-    is copied once. `story` is written beside them. Complete or not there at all; read-only."""
+def snapshot(root: Path, version: dict[str, Any], into: Path) -> Path:
+    """Copies the packages of `root` into a folder under `into` that is named by their content, so
+    that the same code is copied once. `version` is written into it. The folder appears when it is
+    complete; its files are read-only."""
     files = {
         path.relative_to(root): path.read_bytes()
         for package in PACKAGES
         for path in sorted((root / package).rglob("*"))
         if path.suffix in SUFFIXES and path.is_file()
     }
-    text = json.dumps(story, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(version, indent=2, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode())
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
@@ -40,11 +42,11 @@ def snapshot(root: Path, story: dict[str, Any], into: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             path.chmod(0o444)
-        (partial / STORY).write_text(text, encoding="utf-8")
+        (partial / run_folder.CODE).write_text(text, encoding="utf-8")
         partial.chmod(0o755)
         os.rename(partial, folder)
     except OSError:
-        if not folder.is_dir():  # else someone else was first
+        if not folder.is_dir():  # else another process was first
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -76,7 +76,7 @@ def audit(options: argparse.Namespace) -> int:
         for server in servers:
             with mongo_urls.failures_told(server.url):
                 findings += server.check_run(r)
-        contents.append(r._replace(metrics=[]))  # those of all runs would fill the memory
+        contents.append(r._replace(metrics=[]))  # of all runs they would fill the memory
     whole = not (options.only or options.leave_out)
     names = {suite.name for suite in suites} if whole else set()
     findings += check_versions(contents)
@@ -132,7 +132,9 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
     elif r.state != State.DONE:
         yield finding("incomplete", f"it is {r.state}", RERUN)
     if r.config is None:
-        yield finding("config", "config.json cannot be read", "restore it, or start it --fresh")
+        yield finding(
+            "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
+        )
     else:
         differing = sorted(
             key for key in outcome_settings() if r.config.get(key) != r.run.config[key]
@@ -174,7 +176,7 @@ def metrics_problems(r: RunContents) -> Iterator[str]:
 
 
 def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
-    """Checkpoints and artifacts whose checksum is wrong, Sacred's copies included; what to do."""
+    """(path, what to do) for checkpoints, artifacts and Sacred's copies with a wrong checksum."""
     for path in run_folder.checkpoint_paths(r.folder / run_folder.CHECKPOINTS):
         if not _is(path, run_folder.read_checksum(path)):
             older = "" if r.state == State.DONE else ": the one before is used"
@@ -243,8 +245,14 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for version, attempts in users.items():
             if version != usual:
                 run_id, number = attempts[0]
-                text = f"{len(attempts)} attempts with {name} {version}, most with {usual}"
-                yield Finding(f"{name} differs", run_id, number, text, "compare; --fresh to unify")
+                text = f"{len(attempts)} attempts have {name} {version}, most have {usual}"
+                yield Finding(
+                    f"{name} differs",
+                    run_id,
+                    number,
+                    text,
+                    "compare them; --fresh starts runs anew",
+                )
 
 
 def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:

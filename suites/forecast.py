@@ -13,13 +13,13 @@ from suites.execution.executor import Found
 from suites.language.suite import Run
 from suites.record.provenance import ROOT
 
-# Where a kind of run was not measured here: measured by us before, else what papers state.
+# For kinds of runs that this suite has not measured: our earlier measurements, then papers.
 THROUGHPUT = [ROOT / "results" / kind / "throughput.csv" for kind in ("measured", "published")]
-# Where nothing is known at all: slow enough that days of work never start unasked.
+# For kinds that nobody measured: slow, so that days of work never start without a question.
 ASSUMED_ENV_STEPS_PER_SECOND = {"cpu": 1.0, "gpu": 10.0}
-MIN_MEASURED_ENV_STEPS = 1000  # shorter runs tell more about starting than about training
+MIN_MEASURED_ENV_STEPS = 1000  # in shorter runs starting takes most of the time
 IMAGE_BYTES = 64 * 64 * 3
-# An update's activations at B = L = 50 and 32 channels, in fp32, and a process without them.
+# Activations of an update at B = L = 50 and 32 channels in fp32; a process without them.
 ACTIVATION_BYTES, PROCESS_BYTES = 8.4e9, 0.8e9
 
 
@@ -31,7 +31,7 @@ class Rate(NamedTuple):
 
 
 class Forecast(NamedTuple):
-    """The work that is left, and what it takes."""
+    """The unfinished runs, and what they will take."""
 
     states: dict[str, int]  # runs by state
     hours: float  # of computing, over all unfinished runs
@@ -50,7 +50,10 @@ def make_forecast(
     device: str,
     workers: int,
 ) -> Forecast:
-    """`statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu."""
+    """What the unfinished of these runs will take on `workers` workers.
+
+    `statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu.
+    """
     states = Counter(statuses[run.run_id][0] for run in runs)
     open_runs = [run for run in runs if statuses[run.run_id][0] != State.DONE]
     table = _measured_here(runs, statuses)
@@ -82,18 +85,18 @@ def make_forecast(
 
 
 def disk_bytes(config: Mapping[str, Any]) -> float:
-    """Of a finished run: its replay images, which outweigh the rest."""
+    """Disk of a finished run: the images of its replay, which are most of it."""
     return config["env_steps"] / config["action_repeat"] * IMAGE_BYTES
 
 
 def memory_bytes(config: Mapping[str, Any]) -> float:
-    """Of a running run, roughly: the activations of the image networks, and the process."""
+    """Memory of a run, roughly: the activations of the image networks, and the process."""
     images = config["batch_size"] * config["length"] * config["conv_depth"]
     return PROCESS_BYTES + ACTIVATION_BYTES * images / (50 * 50 * 32)
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """What decides how fast a run is."""
+    """The kind of a run, which decides its speed."""
     return f"{config['preset']} {config['behaviour']} {config['representation']}"
 
 
@@ -134,7 +137,7 @@ class _Row(NamedTuple):
 
 
 def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[_Row]:
-    """Rates of this suite's own runs that are done."""
+    """Rates of the finished ones of these runs."""
     rows = []
     for run in runs:
         state, found = statuses[run.run_id]
@@ -150,7 +153,7 @@ def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[_
 
 
 def _measured_before(path: Path) -> list[_Row]:
-    """The committed table; a table that is not there is empty."""
+    """The rates in a committed table; none if there is no such file."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [
@@ -166,13 +169,14 @@ def _measured_before(path: Path) -> list[_Row]:
 
 
 def _rate(table: Sequence[_Row], config: Mapping[str, Any], device: str) -> Rate | None:
-    """The nearest measurement: same preset and device, then behaviour, then representation."""
+    """The nearest measurement: of the same preset and device, and if possible of the same behaviour
+    and representation."""
     rows = [row for row in table if (row.preset, row.device) == (config["preset"], device)]
 
     def differences(row: _Row) -> tuple[bool, bool]:
         behaviour_differs = row.behaviour != config["behaviour"]
         return behaviour_differs, row.representation != config["representation"]
 
-    # Planning costs far more at each step than a policy: one does not stand for the other.
+    # A step of planning takes far longer than one of a policy, so neither stands for the other.
     rows = [r for r in rows if (r.behaviour == "planet") == (config["behaviour"] == "planet")]
     return min(rows, key=differences).rate if rows else None

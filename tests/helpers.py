@@ -20,11 +20,15 @@ import pytest
 from analysis import synthetic
 from dreamer import run_folder
 from dreamer.config import make_config
-from dreamer.run_folder import Status
+from dreamer.run_folder import State, Status
 from slurm.profiles import Profile, load_profile
+from suites import run
+from suites.execution.attempt import execute
+from suites.execution.executor import Found, Withdrawn
+from suites.execution.executors import EXECUTORS, states
 from suites.execution.spec import Spec
 from suites.language.identity import run_id
-from suites.language.suite import Run
+from suites.language.suite import Run, expand
 
 ROOT = Path(__file__).parents[1]
 SUITE = """
@@ -110,6 +114,38 @@ def profile_of(tmp_path: Path, options: str) -> Profile:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMER_SLURM_PROFILES", str(path))
         return load_profile("lab")
+
+
+def check_executor(name: str, folder: Path, more: str = "", seconds: float = 300.0) -> None:
+    """The contract of executors, by the commands: runs are executed once and recorded alike, one
+    that fails stops no other, finished ones are skipped. `more`: lines for the suite."""
+    suite, results = folder / f"{name}.yaml", folder / f"results-{name}"
+    text = SUITE.replace("seeds: 3", "seeds: 1") + "  model_learning_rate: [1e30, 1e-3]\n"
+    suite.write_text(f"executor: {name}\n{more}{text}")
+    failing, fine = expand(suite).runs
+    words = [str(suite), "--results", str(results)]
+    assert EXECUTORS[name].missing() is None
+    assert run.main(words) in (0, 1)  # submitted, or ended with a failure
+
+    def found() -> list[Found]:
+        return [*states(results, [failing.run_id, fine.run_id]).values()]
+
+    wait_until(lambda: [state for state, _ in found()] == [State.FAILED, State.DONE], seconds)
+    for _, status in found():
+        assert status and status["attempt"] == 1 and status["executor"].split()[0] == name
+    expected = Spec(fine.run_id, fine.config, ["test"], str(folder / "expected"))
+    if not expected.folder.exists():
+        assert execute(expected)["status"] == Status.COMPLETED
+    ours = Spec(fine.run_id, fine.config, ["test"], str(results))
+    assert metrics_of(ours) == metrics_of(expected)
+    before = {p: p.stat().st_mtime_ns for p in ours.folder.rglob("*")}
+    assert run.main(words) == 1  # one has failed, and is not tried again
+    assert run_folder.attempts(run_folder.run_path(results, failing.run_id)) == [1]
+    assert run.main([*words, "--only", f"run_id={fine.run_id}"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in ours.folder.rglob("*")} == before
+    both = [failing.run_id, fine.run_id]  # their processes may take a moment to end
+    wait_until(lambda: EXECUTORS[name].withdraw(results, both, False) == Withdrawn(), seconds)
+    assert run.main([*words, "--plan"]) == 0
 
 
 class Server:

@@ -1,14 +1,14 @@
-"""Runs on SLURM: which were submitted, what became of their jobs, and what to submit now.
+"""The executor for SLURM: submits runs as jobs, knows their states, cancels them.
 
-    results/slurm/submissions.jsonl     a line for each batch (an sbatch call): which runs it has,
-                                        its number once sbatch gave one, and that it failed
-    results/slurm/lock                  held while someone submits or cancels
-    results/slurm/<batch>/              submitit's files, the jobs' logs, what was cancelled
-    results/slurm/code/<hash>/          the code that the jobs run
+    results/slurm/submissions.jsonl     lines for each submission (a call of sbatch): its runs, and
+                                        then SLURM's number for it, or that it failed
+    results/slurm/lock                  held by a process that submits or cancels
+    results/slurm/SUBMISSION/           submitit's files, logs of the jobs, which runs are cancelled
+    results/slurm/code/HASH/            the code that the jobs run
 
-A batch is written down before sbatch is called, and SLURM's jobs carry its name: so even a
-submission that was killed half-way submits nothing twice. All machines and users of one results
-folder see the same; accounting (`sacct`) is not needed.
+A submission is recorded before sbatch is called, and SLURM's jobs carry its name. So no run is
+submitted twice, even if a submission was killed half-way. All machines and users that share the
+results folder see the same states. Accounting (`sacct`) is not needed.
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ class Slurm(Executor):
         return Withdrawn(*cancel(results, run_ids))
 
 
-# --- The records ----------------------------------------------------------------------------------
+# --- Submissions ----------------------------------------------------------------------------------
 
 
 def home(results: Path) -> Path:
+    """The folder of everything about SLURM."""
     return results / "slurm"
 
 
@@ -120,7 +121,7 @@ def read_submissions(results: Path) -> dict[str, Submission]:
                 found[name] = found[name]._replace(array=entry["array"])
             elif "failed" in entry:
                 found.pop(name, None)
-        except (ValueError, KeyError, TypeError):  # half a line: its writer was killed
+        except (ValueError, KeyError, TypeError):  # half a line, whose writer was killed
             continue
     return found
 
@@ -136,7 +137,7 @@ def slots(submissions: Mapping[str, Submission]) -> dict[str, Slot]:
 
 
 def _append(results: Path, **entry: Any) -> None:
-    """Durable when it returns. Begins a line of its own even after half a line."""
+    """Appends a line and waits until it is on the disk. Starts a new line even after half a one."""
     path = home(results) / SUBMISSIONS
     with open(path, "ab+") as file:
         file.seek(0, os.SEEK_END)
@@ -151,7 +152,7 @@ def _append(results: Path, **entry: Any) -> None:
 
 @contextlib.contextmanager
 def _locked(results: Path) -> Iterator[None]:
-    """One submits or cancels at a time; another waits."""
+    """Lets one process at a time submit or cancel; others wait."""
     make_folder(home(results))
     with open(home(results) / "lock", "ab") as file:
         try:
@@ -162,16 +163,16 @@ def _locked(results: Path) -> Iterator[None]:
         yield
 
 
-# --- What state a run is in -----------------------------------------------------------------------
+# --- States -----------------------------------------------------------------------
 
 
 def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
-    """The states as they are when SLURM's queue is looked at as well (once, if any run that is not
-    done was submitted). Where SLURM cannot be asked, what only it knows is `unknown`."""
+    """The states, completed from SLURM's queue. It is asked once, and only if an unfinished run was
+    submitted. If it does not answer, runs that it may have are UNKNOWN."""
     open_runs = [run_id for run_id, (state, _) in found.items() if state != State.DONE]
     if not open_runs or not (home(results) / SUBMISSIONS).exists():
         return dict(found)
-    submitted = _without_taken_back(results, slots(read_submissions(results)), open_runs)
+    submitted = _without_cancelled(results, slots(read_submissions(results)), open_runs)
     try:
         queue = slurm.queue(slot.submission.name for slot in submitted.values())
     except UserError as error:
@@ -188,32 +189,32 @@ def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
     return updated
 
 
-def _marks(results: Path, batch: str) -> Path:
-    """A file in this folder takes the run of that name back from its job, which looks for it."""
-    return home(results) / batch / "cancelled"
+def _cancelled_path(results: Path, submission: str) -> Path:
+    """The folder with a file for each cancelled run; jobs look for these."""
+    return home(results) / submission / "cancelled"
 
 
-def _without_taken_back(results: Path, where: Mapping[str, Slot],
+def _without_cancelled(results: Path, where: Mapping[str, Slot],
                         run_ids: Iterable[str]) -> dict[str, Slot]:  # fmt: skip
-    """Where these runs were last submitted, if they were not taken back since."""
+    """Where these runs were last submitted, without those that were cancelled since."""
     found = {run_id: where[run_id] for run_id in run_ids if run_id in where}
-    back: set[tuple[str, str]] = set()
-    for batch in {slot.submission.name for slot in found.values()}:
+    gone: set[tuple[str, str]] = set()
+    for name in {slot.submission.name for slot in found.values()}:
         with contextlib.suppress(FileNotFoundError):
-            back.update((batch, run_id) for run_id in os.listdir(_marks(results, batch)))
-    return {r: slot for r, slot in found.items() if (slot.submission.name, r) not in back}
+            gone.update((name, run_id) for run_id in os.listdir(_cancelled_path(results, name)))
+    return {r: slot for r, slot in found.items() if (slot.submission.name, r) not in gone}
 
 
 def _with_job(state: State, status: run_folder.StatusRecord | None, job: Queued) -> Found:
-    """A run whose job SLURM has."""
+    """The state of a run whose job SLURM has."""
     mine = (status or {}).get("executor") == f"slurm {job.job}"
     if state == State.FAILED and mine:
-        return state, status  # its job still has other runs
+        return state, status  # its job goes on for other runs
     if state == State.RUNNING and not mine:
-        return state, status  # elsewhere
+        return state, status  # by another executor
     shown = {**(status or {}), "executor": f"slurm {job.job}", "slurm": job.state}
     if job.state in WAITING or (state == State.STOPPED and mine):
-        return State.QUEUED, shown  # or about to be requeued
+        return State.QUEUED, shown  # waiting, or about to be requeued
     return State.RUNNING, shown
 
 
@@ -228,28 +229,28 @@ def _without_queue(state: State, status: run_folder.StatusRecord | None, problem
 
 
 def runs_per_job(profile: Profile, runs_per_gpu: int) -> int:
-    """Runs that follow one another, such as the seeds of a task, share a job."""
+    """How many runs share a job; these are neighbours in the suite, such as the seeds of a task."""
     return runs_per_gpu * max(1, profile.gpus)
 
 
 def at_a_time(profile: Profile, runs_per_gpu: int) -> int:
-    """Runs that the profile lets run at the same time."""
+    """How many runs the profile allows at a time."""
     parallelism = profile.options.get("array_parallelism", 256)
     return parallelism * runs_per_job(profile, runs_per_gpu)
 
 
 def forecast(runs: int, profile: Profile, runs_per_gpu: int, size: int) -> tuple[int, int]:
-    """(jobs, calls of sbatch) that these runs take with arrays of at most `size` jobs."""
+    """(jobs, calls of sbatch) for so many runs, in arrays of at most `size` jobs."""
     jobs = slurm.chunks(range(runs), runs_per_job(profile, runs_per_gpu))
     return len(jobs), len(slurm.chunks(jobs, size))
 
 
 def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
-    """What submitting takes, in a line; submits nothing."""
+    """A line about what a submission takes; submits nothing."""
     try:
         size, source = slurm.array_size(profile), ""
     except UserError:
-        size, source = slurm.DEFAULT_ARRAY_SIZE, ", if arrays may be so large"
+        size, source = slurm.DEFAULT_ARRAY_SIZE, ", if the cluster allows it"
     each = runs_per_job(profile, runs_per_gpu)
     jobs, calls = forecast(runs, profile, runs_per_gpu, size)
     return (
@@ -260,22 +261,22 @@ def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
 
 def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
            runs_per_gpu: int) -> int:  # fmt: skip
-    """Submits the runs that are neither done nor running nor queued; returns the exit code, 0 if
-    nothing is left to submit. Returns when SLURM has them, not when they have ended."""
+    """Submits the runs that are neither done nor running nor queued, and returns when SLURM has
+    them. Returns the exit code: 0 if none is left to submit."""
     results = results.resolve()
     size = slurm.array_size(profile)
     with _locked(results):
         where = slots(read_submissions(results))
-        where = _without_taken_back(results, where, (spec.run_id for spec in specs))
-        # This raises: whoever cannot ask must not submit.
+        where = _without_cancelled(results, where, (spec.run_id for spec in specs))
+        # Raises if SLURM does not answer: nothing is submitted then.
         queue = slurm.queue(slot.submission.name for slot in where.values())
         todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
         if len(todo) < len(specs):
             print(f"{len(specs) - len(todo)} runs are queued or running already")
         if not todo:
             return 0
-        story = provenance.code()._asdict()
-        code = snapshot(provenance.ROOT, story, home(results) / "code")
+        version = provenance.code()._asdict()
+        code = snapshot(provenance.ROOT, version, home(results) / "code")
         jobs = slurm.chunks(todo, runs_per_job(profile, runs_per_gpu))
         left_out: list[list[Spec]] = []
         if profile.max_submit_jobs:
@@ -284,13 +285,13 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         arrays: list[str] = []
         for chunk in slurm.chunks(jobs, size):
             try:
-                arrays.append(_submit_batch(chunk, results, suite, profile, code))
+                arrays.append(_submit_array(chunk, results, suite, profile, code))
             except UserError as error:
-                _say_submitted(arrays, jobs, size)
+                _print_submitted(arrays, jobs, size)
                 print(f"error: {error}", file=sys.stderr)
                 print("the same command submits the rest", file=sys.stderr)
                 return 1
-        _say_submitted(arrays, jobs, size)
+        _print_submitted(arrays, jobs, size)
         if left_out:
             count = sum(map(len, left_out))
             print(f"{count} runs wait: max_submit_jobs is {profile.max_submit_jobs}; "
@@ -308,12 +309,12 @@ def _is_taken(spec: Spec, slot: Slot | None,
     return state in (State.DONE, State.RUNNING, State.QUEUED)
 
 
-def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, profile: Profile,
+def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, profile: Profile,
                   code: Path) -> str:  # fmt: skip
-    """One sbatch call, written down before and after; returns SLURM's number of the array."""
+    """One call of sbatch, recorded before and after; returns SLURM's number of the array."""
     name = re.sub(r"[^\w.-]", "_", suite) + f"-{uuid.uuid4().hex[:10]}"
     folder = home(results) / name
-    cancelled = _marks(results, name)
+    cancelled = _cancelled_path(results, name)
     make_folder(cancelled)
     delay_s = int(profile.options.get("signal_delay_s", 90))
     for_slurm = []
@@ -333,7 +334,7 @@ def _submit_batch(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
     return array
 
 
-def _say_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: int) -> None:
+def _print_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: int) -> None:
     sent = jobs[: len(arrays) * size]
     runs = sum(map(len, sent))
     names = ", ".join(arrays[:5]) + (" ..." if len(arrays) > 5 else "")
@@ -345,8 +346,8 @@ def _say_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: 
 
 
 def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Takes runs back from SLURM; returns (those that it had, jobs cancelled). Runs that are
-    running save a checkpoint and end as `stopped`; others of their job go on."""
+    """Cancels runs; returns (those that SLURM had, jobs cancelled). Running ones save a checkpoint
+    and stop; other runs of the same job go on."""
     results = results.resolve()
     wanted = set(run_ids)
     with _locked(results):
@@ -354,40 +355,40 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
         where = {r: slot for r, slot in slots(submissions).items() if r in wanted}
         queue = slurm.queue(slot.submission.name for slot in where.values())
         had = [r for r, slot in where.items() if (slot.submission.name, slot.array_task) in queue]
-        _take_back(results, had, where)
+        _mark_cancelled(results, had, where)
         jobs = []
         for key in {(where[r].submission.name, where[r].array_task) for r in had}:
             name, index = key
-            marks = _marks(results, name)
-            if all(_is_over(results, marks, r) for r in submissions[name].jobs[index]):
+            cancelled = _cancelled_path(results, name)
+            if all(_is_over(results, cancelled, r) for r in submissions[name].jobs[index]):
                 jobs.append(queue[key].job)
         slurm.cancel(sorted(jobs))
     return had, jobs
 
 
 def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
-    """Takes runs back without asking SLURM, for a cluster that is gone for good; returns those
-    that were submitted and are not done. Should their jobs live after all, they stop in order."""
+    """Cancels runs without asking SLURM, because the cluster is gone for good. Returns those that
+    were submitted and are not done. If their jobs exist after all, these runs save and stop."""
     results = results.resolve()
     with _locked(results):
-        where = _without_taken_back(results, slots(read_submissions(results)), run_ids)
+        where = _without_cancelled(results, slots(read_submissions(results)), run_ids)
         had = [run_id for run_id in where if _state(results, run_id) != State.DONE]
-        _take_back(results, had, where)
+        _mark_cancelled(results, had, where)
     return had
 
 
-def _take_back(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:
+def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:
     for run_id in run_ids:
-        marks = _marks(results, where[run_id].submission.name)
-        make_folder(marks)
-        (marks / run_id).touch()
+        cancelled = _cancelled_path(results, where[run_id].submission.name)
+        make_folder(cancelled)
+        (cancelled / run_id).touch()
 
 
 def _state(results: Path, run_id: str) -> State:
-    """From the run's own records."""
+    """The state by the run's own records."""
     folder = run_folder.run_path(results, run_id)
     return state_of(folder, run_folder.read_status(folder))
 
 
-def _is_over(results: Path, marks: Path, run_id: str) -> bool:
-    return (marks / run_id).exists() or _state(results, run_id) in (State.DONE, State.FAILED)
+def _is_over(results: Path, cancelled: Path, run_id: str) -> bool:
+    return (cancelled / run_id).exists() or _state(results, run_id) in (State.DONE, State.FAILED)

@@ -1,4 +1,4 @@
-"""What a person sees of running runs: a bar for each on a terminal, else a line now and then."""
+"""Progress of running runs: a bar for each on a terminal, else a line from time to time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ LINE_EVERY_S = 30.0
 
 
 class Display(Protocol):
+    """Shows how runs start, go on and end."""
+
     def started(self, spec: Spec) -> None: ...
 
     def running(self, spec: Spec, status: dict[str, Any]) -> None: ...
@@ -103,7 +105,7 @@ def name(config: dict[str, Any]) -> str:
 
 
 def progress_text(spec: Spec, status: dict[str, Any]) -> str:
-    """env_steps, updates, returns, rate, time left: what is known of them."""
+    """env_steps, updates, return, rate and time left, as far as they are known."""
     parts = [f"{status.get('env_steps') or 0:,}/{spec.config['env_steps']:,} env_steps"]
     if status.get("updates") is not None:
         parts.append(f"{status['updates']:,} updates")

@@ -1,8 +1,8 @@
-"""Runs on this machine: a few worker processes, each executing one run at a time.
+"""The executor for this machine: a few worker processes, each with one run at a time.
 
-A worker is `python -m suites.execution.attempt` in a session of its own, so that Ctrl-C reaches
-only this process, which then stops the workers in order. It learns of this process' death from its
-stdin.
+A worker is `python -m suites.execution.worker` in a session of its own. So Ctrl-C reaches only this
+process, which stops the workers in order. If this process is killed, the workers' stdin closes, and
+they stop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from suites.record.folder import locked, make_folder
 from suites.record.provenance import ROOT
 
 POLL_S = 0.2
-LOOK_S = 1.0  # between looks at what the workers report
+SHOW_EVERY_S = 1.0
 
 
 class Worker(NamedTuple):
@@ -37,12 +37,12 @@ class Worker(NamedTuple):
     spec: Spec
     process: subprocess.Popen[bytes]
     slot: int
-    stderr: BinaryIO  # what it said before it had a log of its own
+    stderr: BinaryIO  # what it printed before it opened its log
 
 
 def default_workers(gpu_count: int, runs_per_gpu: int) -> int:
-    """One for each place on a GPU; without a GPU one for each four cores, since an update uses
-    several well."""
+    """`runs_per_gpu` for each GPU; without a GPU one for four cores, since an update uses several
+    cores well."""
     return gpu_count * runs_per_gpu if gpu_count else max(1, cores() // 4)
 
 
@@ -73,6 +73,8 @@ class Local(Executor):
 
 
 class _Pool:
+    """The workers, and the specs that wait for one."""
+
     def __init__(
         self, waiting: deque[Spec], workers: int, gpu_names: Sequence[str], display: Display
     ):
@@ -85,18 +87,18 @@ class _Pool:
         self.stopping += 1
 
     def work(self) -> None:
-        told = 0
-        looked = 0.0
+        handled = 0  # signals
+        shown_s = 0.0
         while self.running or (self.waiting and not self.stopping):
-            if self.stopping > told:
-                told = self.stopping
-                self._tell_to_stop()
+            if self.stopping > handled:
+                handled = self.stopping
+                self._stop()
             while self.waiting and not self.stopping and len(self.running) < self.workers:
                 self._start(self.waiting.popleft())
             for worker in [w for w in self.running if w.process.poll() is not None]:
                 self._ended(worker)
-            if time.monotonic() - looked > LOOK_S:
-                looked = time.monotonic()
+            if time.monotonic() - shown_s > SHOW_EVERY_S:
+                shown_s = time.monotonic()
                 for worker in self.running:
                     status = run_folder.read_status(worker.spec.folder)
                     self.display.running(worker.spec, status or {})
@@ -116,31 +118,31 @@ class _Pool:
         worker = Worker(spec, process, slot, stderr)
         self.running.append(worker)
         self.display.started(spec)
-        with contextlib.suppress(BrokenPipeError):  # it died at once: _ended says of what
+        with contextlib.suppress(BrokenPipeError):  # it died at once; _ended reports why
             assert process.stdin is not None
             process.stdin.write(spec.to_json().encode() + b"\n")
-            process.stdin.flush()  # and stays open: its end is how the worker learns of ours
+            process.stdin.flush()  # stays open: the worker stops when it closes
 
     def _ended(self, worker: Worker) -> None:
         self.running.remove(worker)
-        said = _last_line(worker.stderr)
+        message = _last_line(worker.stderr)
         worker.stderr.close()
         with contextlib.suppress(BrokenPipeError):
             assert worker.process.stdin is not None
             worker.process.stdin.close()
         code = worker.process.returncode
         if code not in EXIT_CODES.values() and code != EXIT_BUSY:
-            _record_death(worker.spec, code, said)
+            _record_death(worker.spec, code, message)
         status = run_folder.read_status(worker.spec.folder)
-        self.display.ended(worker.spec, status or {}, said if code == EXIT_BUSY else "")
+        self.display.ended(worker.spec, status or {}, message if code == EXIT_BUSY else "")
 
-    def _tell_to_stop(self) -> None:
+    def _stop(self) -> None:
         if self.stopping > 1:
             self.kill()
             return
         self.waiting.clear()
         if self.running:
-            self.display.say("stopping in order; once more stops at once")
+            self.display.say("saving checkpoints and stopping; Ctrl-C again stops at once")
         for worker in self.running:
             worker.process.terminate()
 
@@ -150,12 +152,12 @@ class _Pool:
             worker.process.wait()
 
 
-def _record_death(spec: Spec, code: int, said: str) -> None:
-    """A worker that ended without a word of its own: its status says so.
+def _record_death(spec: Spec, code: int, message: str) -> None:
+    """Writes the status of a worker that ended without writing one itself.
 
-    After SIGKILL (out of memory, or a person), and after a signal to stop that came before it
-    could listen, the run stays as it was, which reads as dead or missing: the next `run` takes it
-    up. Anything else is a failure.
+    After SIGKILL (out of memory, or by a person) and after a signal to stop that came too early,
+    the status stays: the run counts as dead or missing, and the next `suites.run` continues it.
+    Anything else is a failure.
     """
     if code in (-signal.SIGTERM, -signal.SIGINT):
         return
@@ -166,12 +168,12 @@ def _record_death(spec: Spec, code: int, said: str) -> None:
         status["error"] = "killed by SIGKILL (out of memory?)"
     else:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        status.update(status=Status.FAILED, error=said.removeprefix("error: ") or how)
+        status.update(status=Status.FAILED, error=message.removeprefix("error: ") or how)
     try:
         make_folder(spec.folder)
         with locked(spec.folder):
             run_folder.write_json(spec.folder / run_folder.STATUS, status)
-    except Exception as error:  # the folder is broken: the display is what is left
+    except Exception as error:  # the folder cannot be written; at least say so
         print(f"{spec.run_id}: {error}", file=sys.stderr)
 
 

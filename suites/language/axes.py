@@ -24,7 +24,7 @@ MAX_RUNS = 250_000
 
 
 class Choice(NamedTuple):
-    """One step along an axis: the settings that it chooses, checked."""
+    """One value of an axis: the settings that it gives, checked."""
 
     nodes: dict[str, Node]
     values: dict[str, Any]
@@ -35,7 +35,7 @@ class Choice(NamedTuple):
 
 
 def entries(body: Mapping[str, Node], key: str) -> list[Node]:
-    """A key's list of entries; one entry may stand alone; an empty list is an error."""
+    """The entries of a key: a list, or a single entry. An empty list is an error."""
     if key not in body:
         return []
     entries = body[key].items_or_self()
@@ -45,12 +45,13 @@ def entries(body: Mapping[str, Node], key: str) -> list[Node]:
 
 
 def unknown_key(node: Node, key: str, names: Iterable[str]) -> UserError:
+    """The error about a key that is none of `names`; `node` is its value."""
     parent = node.path[: -len(key)].rstrip(".") if node.path.endswith(key) else node.path
     return node._replace(path=parent).error(f"no {show(key)}; {nearest(key, names)}")
 
 
 def setting_value(node: Node, key: str) -> Any:
-    """A setting's value, checked by itself."""
+    """The value of a setting, checked without the other settings."""
     if isinstance(node.value, (dict, list)):
         raise node.error(f"one value is expected, not {kind(node.value)}")
     if key == "task" and not is_task(node.text()):
@@ -62,7 +63,7 @@ def setting_value(node: Node, key: str) -> Any:
 
 
 def seeds_of(node: Node) -> list[int]:
-    """`seeds: 3` is 0, 1, 2; a list is itself."""
+    """The seeds that `seeds` gives: 0, 1, 2 for 3; a list as it is."""
     if isinstance(node.value, list):
         if not node.value:
             raise node.error("an empty list")
@@ -88,7 +89,7 @@ def task_sets(body: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
 
 
 def axis_values(node: Node, key: str, sets: Mapping[str, Sequence[str]]) -> list[Node]:
-    """An axis' values, checked, each once; task sets become their tasks."""
+    """The values of an axis, checked, without repetition; task sets are replaced by their tasks."""
     items = node.items_or_self()
     if not items:
         raise node.error("an empty list")
@@ -119,6 +120,7 @@ def _axes(node: Node) -> dict[str, Node]:
 
 
 def grid_axes(node: Node, sets: Mapping[str, Sequence[str]]) -> list[list[Choice]]:
+    """The axes of a grid."""
     return [
         [Choice.of({key: value}) for value in axis_values(values, key, sets)]
         for key, values in _axes(node).items()
@@ -126,7 +128,7 @@ def grid_axes(node: Node, sets: Mapping[str, Sequence[str]]) -> list[list[Choice
 
 
 def zip_axis(node: Node, sets: Mapping[str, Sequence[str]]) -> list[Choice]:
-    """Several settings advancing together: lists of one length, where values may repeat."""
+    """One axis of several settings: lists of equal length, in which values may repeat."""
     columns: dict[str, list[Node]] = {}
     for key, values in _axes(node).items():
         columns[key] = [item._replace(value=setting_value(item, key)) for item in values.sequence()]
@@ -142,7 +144,7 @@ def zip_axis(node: Node, sets: Mapping[str, Sequence[str]]) -> list[Choice]:
 
 
 def task_settings(body: Mapping[str, Node]) -> dict[str, tuple[Node, dict[str, Node]]]:
-    """{task: (where, {setting: node})}"""
+    """The settings of single tasks: {task: (its place, {setting: value})}."""
     overrides: dict[str, tuple[Node, dict[str, Node]]] = {}
     for task, node in (body["tasks"].mapping() if "tasks" in body else {}).items():
         if not is_task(task):
@@ -157,6 +159,7 @@ def task_settings(body: Mapping[str, Node]) -> dict[str, tuple[Node, dict[str, N
 
 
 def size_of(axes: Sequence[list[Choice]]) -> int:
+    """The number of combinations."""
     size = 1
     for axis in axes:
         size *= len(axis)
@@ -164,7 +167,7 @@ def size_of(axes: Sequence[list[Choice]]) -> int:
 
 
 class Rule:
-    """One entry of `exclude`: all its keys must match; a key matches any of its values."""
+    """An entry of `exclude`. It matches a run if every key matches one of its values or globs."""
 
     def __init__(self, node: Node, values: dict[str, set[Any]], globs: dict[str, list[str]]):
         self.node, self.values, self.globs = node, values, globs
@@ -182,6 +185,7 @@ class Rule:
 
 
 def exclude_rule(node: Node, sets: Mapping[str, Sequence[str]]) -> Rule:
+    """The rule that an entry of `exclude` describes."""
     values: dict[str, set[Any]] = {}
     globs: dict[str, list[str]] = {}
     for key, given in _axes(node).items():

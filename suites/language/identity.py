@@ -16,7 +16,11 @@ HASH_DIGITS = 10
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Readable prefix and hash of the settings that change the outcome."""
+    """A readable prefix and a hash of the settings that change the outcome.
+
+    A setting with its `before` value (that of runs made before the setting existed) is left out, so
+    that older runs keep their ids.
+    """
     outcome = {k: config[k] for k in outcome_settings() if config[k] != BEFORE.get(k)}
     digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
     task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
@@ -27,14 +31,14 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def overrides_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that differ from the run's preset (its task and seed aside)."""
+    """The settings that differ from the run's preset, without task and seed."""
     preset = preset_settings(config["preset"])
     return {k: v for k, v in config.items() if v != preset[k] and k not in ("task", "seed")}
 
 
 @cache
 def preset_settings(preset: str) -> Mapping[str, Any]:
-    """Every setting of a preset, in the order of their names."""
+    """All settings of a preset, sorted by name."""
     defaults = {name: field.default for name, field in Config.__dataclass_fields__.items()}
     given = {k: check_setting(k, v) for k, v in PRESETS[preset].items()}
     values = {**defaults, **given, "preset": preset}
@@ -43,7 +47,7 @@ def preset_settings(preset: str) -> Mapping[str, Any]:
 
 @cache
 def outcome_settings() -> tuple[str, ...]:
-    """The settings that make a run's identity."""
+    """The settings that a run's id stands for."""
     fields = Config.__dataclass_fields__
     return tuple(name for name in SETTINGS if fields[name].metadata["outcome"])
 

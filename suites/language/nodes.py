@@ -18,7 +18,7 @@ import yaml
 
 from dreamer.config import UserError, nearest
 
-MAX_NODES = 1_000_000  # more are an anchor gone wrong, not a suite
+MAX_NODES = 1_000_000  # more come from anchors that multiply
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -53,7 +53,7 @@ class Node(NamedTuple):
         return self.value
 
     def items_or_self(self) -> list[Node]:
-        """A list's values; a single value counts as a list of one."""
+        """The values of a list; a single value counts as a list of one."""
         return self.value if isinstance(self.value, list) else [self]
 
     def text(self) -> str:
@@ -74,7 +74,7 @@ class Node(NamedTuple):
 
 
 def kind(value: Any) -> str:
-    """How a message names what it found."""
+    """A value as messages name it."""
     names = {dict: "a mapping", list: "a list", type(None): "nothing"}
     return names.get(type(value)) or show(value)
 
@@ -93,7 +93,7 @@ def one_line(message: str) -> str:
 
 
 def read(path: Path) -> str:
-    """The file's text, or a UserError that says why there is none."""
+    """The text of the file. Raises UserError with the reason if there is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def read(path: Path) -> str:
         hint = f"; {nearest(path, names)}" if names else ""
         raise UserError(f"{path}: no such file{hint}") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: a folder, not a suite file") from None
+        raise UserError(f"{path}: a folder, not a YAML file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
@@ -114,7 +114,7 @@ def read(path: Path) -> str:
 
 
 def load(path: Path) -> Node:
-    """The file's one document as nodes; raises UserError."""
+    """The one document in the file. Raises UserError."""
     text = read(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -131,7 +131,7 @@ def load(path: Path) -> Node:
 
 
 def scalar(text: str) -> Any:
-    """A plain (unquoted) YAML 1.2 scalar. Raises ValueError where it is not finite."""
+    """The value of a plain (unquoted) YAML 1.2 scalar. Raises ValueError if it is not finite."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _NOT_FINITE.fullmatch(text):
@@ -146,11 +146,11 @@ def scalar(text: str) -> Any:
 
 
 class _Converter:
-    """PyYAML's node graph as Nodes; aliases become copies with the path of their place."""
+    """Converts PyYAML's nodes. Aliases become copies, each with the path of its place."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.open: set[int] = set()  # ids of the nodes we are inside of
+        self.open: set[int] = set()  # ids of the nodes that are being converted
         self.count = 0
 
     def convert(self, node: yaml.Node, path: str) -> Node:
@@ -189,8 +189,7 @@ class _Converter:
             if key in values:
                 raise at.error(f"duplicate key {show(key)}, first on line {first_line[key]}")
             first_line[key] = line
-            # A mapping's value is blamed on the line of its key: for blocks that start on the
-            # next line it is where the eye goes.
+            # Errors about a value name the line of its key, also if the value starts below.
             child = self.convert(value_node, f"{path}.{key}" if path else key)
             values[key] = child._replace(where=at.where)
         return values

@@ -1,26 +1,24 @@
-"""A suite file becomes a list of runs: a pure function of the file (and of those it includes).
+"""Expands a suite file to a list of runs: a pure function of the file and those it includes.
 
-    preset: submission            settings: any name in dreamer/config.py, the same for every run
+    preset: submission            any setting of dreamer/config.py, for every run
     env_steps: 2e6
     seeds: 3                      0, 1, 2; or a list
-    grid:                         axes, combined with one another; a list of grids is their union
+    grid:                         axes to combine; a list of grids is their union
       task: control_suite         tasks or task sets
       behaviour: [dreamer, planet]
-    zip:                          axes that advance together, combined with the grid's
+    zip:                          axes that advance together
       horizon: [10, 20]
       length: [25, 50]
     tasks:                        settings of single tasks
       walker_run: {env_steps: 5e6}
-    exclude:                      combinations left out; values may be lists or globs
+    exclude:                      combinations to leave out; lists or globs of values
       - {behaviour: planet, task: quadruped_*}
-    include: [figure7.yaml]       other suites, as they are; runs that both name are one run
+    include: [figure7.yaml]       runs of other suites
 
-The rest says how to run (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and what
-is drawn (`about`, `published`, `figures`, `x`, `scale`: see figures.py). A suite's own task
-sets go under `task_sets`.
-
-A run is its resolved settings. Its id is a readable prefix and a hash of everything that changes
-the outcome, so that a run which several suites name is the same run everywhere.
+Other keys say how to run it (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and
+what is drawn (`about`, `published`, and those of figures.py); `task_sets` names lists of tasks.
+suites/README.md explains every key. A run is identified by its settings (identity.py), so a run
+that several suites name is one run.
 """
 
 from __future__ import annotations
@@ -59,10 +57,10 @@ SUITE_KEYS = (
 
 
 class Run(NamedTuple):
-    """One run: what is computed and who asked for it."""
+    """One run: its settings, and the suites that have it."""
 
     run_id: str
-    suites: tuple[str, ...]  # that name this run
+    suites: tuple[str, ...]  # the suites that have this run
     config: dict[str, Any]  # all resolved settings, as `config_dict` gives them
 
 
@@ -77,15 +75,15 @@ class Suite(NamedTuple):
     workers: int | None  # local worker processes; None: by the machine
     runs_per_gpu: int
     observers: tuple[str, ...]  # MongoDB URLs, without credentials
-    published: tuple[str, ...]  # methods of the published tables to show beside
+    published: tuple[str, ...]  # methods of results/published to show in figures
     shown: Shown  # its figures, their x-axis and the scale of scores
     runs: list[Run]
 
 
 def expand(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Suite:
-    """The suite in the file. `overrides` replace settings (and `seeds`) of every run, last of all.
+    """The suite in the file. `overrides` replace settings of every run, or `seeds`, at the end.
 
-    Raises UserError, one line naming file, line and key path.
+    Raises UserError with file, line and key path.
     """
     return _expand(Path(path), check_overrides(overrides or {}), ())
 
@@ -99,7 +97,7 @@ def merge(suites: Iterable[Suite]) -> list[Run]:
 
 
 def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict[str, Any]:
-    """Overrides with their types right; raises UserError naming the option that gave them."""
+    """The overrides, checked. Raises UserError that names the option."""
     checked: dict[str, Any] = {}
     names = (*SETTINGS, "seeds")
     for key, value in overrides.items():
@@ -164,7 +162,7 @@ def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) ->
 
 
 def _own_runs(root: Node, name: str, overrides: dict[str, Any]) -> Iterable[Run]:
-    """The runs of a file's own grid, overrides applied; each combination once."""
+    """The runs of the file itself, without those of `include`; overrides are applied."""
     body = root.mapping()
     base = {key: node for key, node in body.items() if key in SETTINGS}
     sets = task_sets(body)
@@ -197,7 +195,8 @@ def _own_runs(root: Node, name: str, overrides: dict[str, Any]) -> Iterable[Run]
 def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[Choice]],
              by_task: dict[str, tuple[Node, dict[str, Node]]], rules: list[Rule],
              final: dict[str, Any], tasks_met: set[str]) -> Iterable[Run]:  # fmt: skip
-    """Every combination of the axes as a run: settings < task's settings < axes < --set."""
+    """A run for each combination of the axes. Later ones override earlier ones: settings, settings
+    of the task, axes, --set."""
     base_values = {key: setting_value(node, key) for key, node in base.items()}
     task_values = {
         task: {key: node.value for key, node in nodes.items()}
@@ -235,7 +234,7 @@ def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[C
 
 
 def _add(runs: dict[str, Run], run: Run) -> None:
-    """Keep a run once, with everyone who names it."""
+    """Adds a run, or its suites if the run is there already."""
     known = runs.get(run.run_id)
     if known is None:
         runs[run.run_id] = run
@@ -254,7 +253,7 @@ def _blame(
     task: tuple[Node, dict[str, Node]] | None,
     combination: Sequence[Choice],
 ) -> UserError:
-    """The error at the place where its setting was given, else at the file."""
+    """The error, with the place where its setting was given, or else the file."""
     if error.key in final:
         return UserError(one_line(f"--set {error.key}: {error.message}"))
     for given in (*(choice.nodes for choice in combination), task[1] if task else {}, base):
@@ -268,7 +267,7 @@ def _blame(
 
 def _refuse_twice(base: Mapping[str, Node], axes: Sequence[list[Choice]],
                   by_task: Mapping[str, tuple[Node, dict[str, Node]]]) -> None:  # fmt: skip
-    """A setting has one place: the top of the file or one axis. Axes and tasks do not compete."""
+    """Raises if a setting is given twice: at the top, on an axis, or on an axis and for a task."""
     met: dict[str, str] = {key: node.where for key, node in base.items()}
     for axis in axes:
         for key, node in axis[0].nodes.items():
@@ -281,7 +280,7 @@ def _refuse_twice(base: Mapping[str, Node], axes: Sequence[list[Choice]],
 
 
 def _observer(node: Node) -> str:
-    """A MongoDB URL. Credentials do not belong in a file that is shared and recorded."""
+    """A MongoDB URL without credentials, which do not belong in a file that is shared."""
     url = node.text()
     if not url.startswith(("mongodb://", "mongodb+srv://")):
         raise node.error("a URL that starts with mongodb:// is expected")

@@ -1,4 +1,4 @@
-"""What a MongoDB holds of these runs: compared with their files, and filled in from them."""
+"""A MongoDB with records of runs: compared with the runs' files, and completed from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.run_folder import State
+from dreamer.run_folder import State, Status
 from suites.record import mongo_urls
 from suites.record.contents import Finding, RunContents
 from suites.record.metrics import Values, values_by_attempt, values_of
@@ -27,7 +27,7 @@ class Server:
     def __init__(self, url: str):
         self.url, self.name = url, mongo_urls.name(url)
         client, database = mongo_urls.connect(url)
-        import gridfs  # of pymongo, whose absence `connect` tells
+        import gridfs  # part of pymongo, which `connect` needs as well
 
         client.admin.command("ping")
         self.runs, self.metrics = client[database]["runs"], client[database]["metrics"]
@@ -36,7 +36,7 @@ class Server:
     # --- Comparing --------------------------------------------------------------------------------
 
     def check_run(self, r: RunContents) -> Iterator[Finding]:
-        """What differs between a run's files and the database."""
+        """Differences between a run's files and the database."""
         documents, measured = self._read(r)
         for number, values in _truth(r).items():
 
@@ -45,13 +45,13 @@ class Server:
 
             document = documents.get(number)
             if document is None:
-                yield finding("does not know it")
+                yield finding("has no record of it")
                 continue
             status = _status(r, number)
             if document["status"] != status:
                 yield finding(f"says {document['status']}, the run {status}")
             if number in r.provenances and _origin(document) != origin(r.provenances[number]):
-                yield finding("tells another origin")
+                yield finding("has another provenance")
             lacks = sum(_lacks(points, measured[number].get(n)) for n, points in values.items())
             if lacks:
                 yield finding(f"lacks {lacks} measurements")
@@ -59,10 +59,10 @@ class Server:
                 yield finding(f"lacks {name}, or its checksum is wrong")
 
     def check_others(
-        self, results: Path, recorded: Sequence[RunContents], suites: set[str]
+        self, results: Path, contents: Sequence[RunContents], suites: set[str]
     ) -> Iterator[Finding]:
-        """Attempts that only the database knows. `suites`: names of those that are here whole."""
-        attempts = {r.run.run_id: set(run_folder.attempts(r.folder)) for r in recorded}
+        """Attempts that only the database has. `suites`: those that were expanded completely."""
+        attempts = {r.run.run_id: set(run_folder.attempts(r.folder)) for r in contents}
         named = {"$project": {"suites": "$info.provenance.suites"}}
         for document in self.runs.aggregate([named]):
             run_id, _, number = str(document["_id"]).rpartition("-")
@@ -70,16 +70,16 @@ class Server:
                 not number.isdecimal()
                 or (run_folder.sacred_path(results) / document["_id"]).exists()
             ):
-                continue  # not of ours, or of a run that was started --fresh since
+                continue  # of another program, or of a run before --fresh
             if run_id in attempts and int(number) not in attempts[run_id]:
-                text, todo = f"only {self.name} knows it", "bring its run folder here"
+                text, todo = f"only {self.name} has it", "copy its run folder into the results"
                 yield Finding("mongo", run_id, int(number), text, todo)
             elif run_id not in attempts and suites & set(document.get("suites") or ()):
                 text, todo = f"in {self.name}; the suite has no such run", "restore its suite"
                 yield Finding("unexpected", run_id, int(number), text, todo)
 
     def _read(self, r: RunContents) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
-        """Of each attempt its document, if there is one, and its metrics by name."""
+        """The document of each attempt, as far as there is one, and its metrics by name."""
         numbers = {f"{r.run.run_id}-{n}": n for n in run_folder.attempts(r.folder)}
         left_out = {"captured_out": False, "experiment": False}
         found = self.runs.find({"_id": {"$in": list(numbers)}}, left_out)
@@ -93,7 +93,7 @@ class Server:
         self, r: RunContents, number: int, document: Mapping[str, Any]
     ) -> Iterator[str]:
         """Files of a completed attempt that the database lacks or holds differently."""
-        if document["status"] != "COMPLETED":
+        if document["status"] != Status.COMPLETED:
             return
         held = {one["name"]: one["file_id"] for one in document.get("artifacts") or ()}
         for name, checksum in (r.provenances.get(number, {}).get("artifacts") or {}).items():
@@ -109,11 +109,11 @@ class Server:
         except (NoFile, CorruptGridFile):
             return None
 
-    # --- Filling in -------------------------------------------------------------------------------
+    # --- Sending ---------------------------------------------------------------------------------
 
     def push(self, r: RunContents) -> int:
-        """Fills in what is missing of a run; returns how many things were. A run that goes on is
-        left to its own process."""
+        """Sends what is missing of a run; returns how many items that were. Running runs are
+        skipped: they send their records themselves."""
         if r.state == State.RUNNING:
             return 0
         documents, measured = self._read(r)
@@ -135,7 +135,7 @@ class Server:
     def _push_metric(
         self, run_id: str, name: str, points: list[tuple[int, float]], known: Any
     ) -> None:
-        """Makes a metric what the run's files say; times of what was there stay."""
+        """Sets a metric to the values in the run's files; values already there keep their times."""
         now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
         columns = [known[key] for key in ("steps", "values", "timestamps")] if known else []
         times = {(step, value): time for step, value, time in zip(*columns, strict=False)}
@@ -147,13 +147,13 @@ class Server:
         self.metrics.update_one({"run_id": run_id, "name": name}, {"$set": change}, upsert=True)
 
     def _push_document(self, r: RunContents, number: int, document: dict[str, Any]) -> int:
-        """The attempt's status, origin, artifacts and list of metrics, where they differ."""
+        """Sends status, provenance, artifacts and list of metrics, where they differ."""
         run_id, status = document["_id"], _status(r, number)
         change: dict[str, Any] = {}
         if document["status"] != status:
-            change["status"] = document["status"] = status
+            change["status"] = document["status"] = str(status)
             change["stop_time"] = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-            done = status == "COMPLETED"
+            done = status == Status.COMPLETED
             change["result"] = r.status.get("evaluate_return") if done else None
         if number in r.provenances and _origin(document) != origin(r.provenances[number]):
             change["info.provenance"] = origin(r.provenances[number])
@@ -192,7 +192,7 @@ def connect_all(asked: str | None, named: Sequence[str]) -> list[Server]:
 
 
 def delete_files(files: Any, filename: str) -> None:
-    """All of a GridFS with this name: damaged ones, and ones whose storing was not confirmed."""
+    """Deletes all files of that name: also damaged ones, and ones that were never confirmed."""
     for file in list(files.find({"filename": filename})):
         files.delete(file._id)
 
@@ -202,14 +202,14 @@ def _origin(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _truth(r: RunContents) -> dict[int, Values]:
-    """What each attempt measured, by the run's files."""
+    """What each attempt measured, according to the run's files."""
     numbers = run_folder.attempts(r.folder)
     return values_by_attempt(values_of(r.metrics), numbers, r.provenances)
 
 
 def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> int:
-    """How many of an attempt's values are not there; it may hold more behind them, which the next
-    attempt computed anew."""
+    """How many of an attempt's values the database lacks. It may have more after them, which the
+    next attempt computed again."""
     there = list(zip(known["steps"], known["values"], strict=False)) if known else []
     if there[: len(points)] == points:
         return 0
@@ -221,11 +221,11 @@ def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> 
 
 
 def _status(r: RunContents, number: int) -> str:
-    """How an attempt stands: the last as the run, earlier ones by the errors that they left."""
+    """The status of an attempt: of the last, the run's; of earlier ones, by their error files."""
     if number == r.status.get("attempt"):
-        return "INTERRUPTED" if r.state == State.DEAD else str(r.status.get("status"))
+        return Status.INTERRUPTED if r.state == State.DEAD else str(r.status.get("status"))
     failed = (run_folder.attempt_path(r.folder, number) / run_folder.ERROR).exists()
-    return "FAILED" if failed else "INTERRUPTED"
+    return Status.FAILED if failed else Status.INTERRUPTED
 
 
 def _document(r: RunContents, number: int) -> dict[str, Any]:
@@ -251,7 +251,7 @@ def _document(r: RunContents, number: int) -> dict[str, Any]:
         "start_time": start.replace(tzinfo=None) if start else None,
         "config": found.get("config") or r.run.config,
         "meta": {},
-        "status": "RUNNING",
+        "status": Status.RUNNING.value,
         "resources": [],
         "artifacts": [],
         "captured_out": "",

@@ -1,6 +1,6 @@
-"""Which MongoDB servers are told, and how they are reached.
+"""Which MongoDB servers get records, and how to connect to them.
 
-Credentials live in the environment or on the command line only, never in records and messages.
+Credentials are in the environment or on the command line only, never in records and messages.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ SCHEMES = ("mongodb://", "mongodb+srv://")
 
 
 def name(url: str) -> str:
-    """How messages and records name a server: without credentials or options."""
+    """The server in messages and records: the URL without credentials and options."""
     return without_credentials(url).split("?")[0]
 
 
 def give(url: str) -> None:
-    """Tell this server as well, from this process and those that it starts."""
+    """Sends records to this server too, from this process and those that it starts."""
     os.environ[VARIABLE] = url
 
 
 def all_urls(named: Sequence[str]) -> list[str]:
     """The servers that suites name, and that of DREAMER_MONGO_URL.
 
-    The variable may name one of them again, with credentials: then it stands for it.
+    The variable may give one of them again, with credentials; then it replaces that one.
     """
     extra = os.environ.get(VARIABLE, "").strip()
     if not extra:
@@ -44,7 +44,7 @@ def all_urls(named: Sequence[str]) -> list[str]:
 
 
 def connect(url: str) -> tuple[Any, str]:
-    """A client, which has not reached the server yet, and the database's name."""
+    """(client, which has not contacted the server yet; name of the database)"""
     server = name(url)
     try:
         from pymongo import MongoClient
@@ -55,13 +55,13 @@ def connect(url: str) -> tuple[Any, str]:
     try:
         client: Any = MongoClient(
             url,
-            connect=False,  # names of mongodb+srv are not looked up here: nothing waits, or fails
+            connect=False,  # no look-up of mongodb+srv names here, which could wait or fail
             serverSelectionTimeoutMS=timeout_ms,
             connectTimeoutMS=timeout_ms,
             socketTimeoutMS=timeout_ms,
         )
         database = urllib.parse.urlsplit(url).path.strip("/") or DATABASE
-        client[database]  # complains about names that cannot be
+        client[database]  # raises for a name that is not allowed
     except (PyMongoError, ValueError) as error:
         raise UserError(f"{server}: {without_credentials(str(error))}") from None
     return client, database
@@ -69,7 +69,7 @@ def connect(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def failures_told(url: str) -> Iterator[None]:
-    """What goes wrong with the server inside is one UserError."""
+    """Turns failures of the server in the block into one UserError."""
     try:
         yield
     except Exception as error:

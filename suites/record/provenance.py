@@ -48,7 +48,7 @@ class Code(NamedTuple):
 def code(root: Path = ROOT) -> Code:
     """The version of the code in `root`; a snapshot (slurm/snapshot.py) names what it copied."""
     try:
-        return Code(**json.loads((root / "code.json").read_text(encoding="utf-8")))
+        return Code(**json.loads((root / run_folder.CODE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         pass
     commit = _git(root, "rev-parse", "HEAD").strip() or None

@@ -1,6 +1,6 @@
-"""Sacred's observers as sinks: told what happened, unable to stop, slow or blind a run.
+"""Sacred's observers as sinks: they receive records, and can neither stop nor slow down a run.
 
-The truth is the run folder's `metrics.jsonl`; whatever a sink missed can be filled in from there.
+The run folder's `metrics.jsonl` is complete. What a sink missed can be sent from there later.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from suites.record import mongo, mongo_urls
 from suites.record.provenance import without_credentials
 
 RETRY_AFTER_S = 5.0
-LAST_WAIT_S = 20.0  # a run that has ended waits so long for its last events to arrive
+LAST_WAIT_S = 20.0  # how long a finished run waits for its last events to be delivered
 
 
 class Files(FileStorageObserver):
     """Sacred's files, each written whole or not at all.
 
-    metrics.json holds all values and grows: it is written anew when it has grown by a tenth, and at
-    the end, so that a long run spends seconds on it, not hours.
+    metrics.json holds all values. It is rewritten when it has grown by a tenth, and at the end, so
+    that a long run spends seconds on it, not hours.
     """
 
     def __init__(self, folder: Path):
         super().__init__(folder, copy_sources=False)
         self._metrics: dict[str, dict[str, list[Any]]] = {}
-        self._values, self._written = 0, 0  # how many there are, and are in the file
+        self._values, self._written = (
+            0,
+            0,
+        )  # values in all, and in the file
 
     def save_json(self, obj: Any, filename: str) -> None:
         write_json(Path(str(self.dir)) / filename, flatten(obj))
@@ -69,16 +72,16 @@ class Files(FileStorageObserver):
 
 
 class Sink:
-    """An observer whose failures are one warning and nothing more; later events are tried again."""
+    """An observer whose failures are one warning; later events are tried again."""
 
     def __init__(self, inner: RunObserver, name: str):
         self.inner, self.name, self.priority = inner, name, inner.priority
         self.missed = 0  # events
 
-    def _tell(self, event: str, arguments: dict[str, Any]) -> Any:
+    def _send(self, event: str, arguments: dict[str, Any]) -> Any:
         try:
             return getattr(self.inner, event)(**arguments)
-        except Exception as error:  # whatever it is: training goes on
+        except Exception as error:  # training goes on, whatever it is
             self._miss(error)
             return None
 
@@ -89,47 +92,47 @@ class Sink:
         self.missed += 1
 
     def started_event(self, **arguments: Any) -> Any:
-        return self._tell("started_event", arguments)
+        return self._send("started_event", arguments)
 
     def heartbeat_event(self, **arguments: Any) -> None:
-        self._tell("heartbeat_event", arguments)
+        self._send("heartbeat_event", arguments)
 
     def completed_event(self, **arguments: Any) -> None:
-        self._tell("completed_event", arguments)
+        self._send("completed_event", arguments)
 
     def interrupted_event(self, **arguments: Any) -> None:
-        self._tell("interrupted_event", arguments)
+        self._send("interrupted_event", arguments)
 
     def failed_event(self, **arguments: Any) -> None:
-        self._tell("failed_event", arguments)
+        self._send("failed_event", arguments)
 
     def resource_event(self, **arguments: Any) -> None:
-        self._tell("resource_event", arguments)
+        self._send("resource_event", arguments)
 
     def artifact_event(self, **arguments: Any) -> None:
-        self._tell("artifact_event", arguments)
+        self._send("artifact_event", arguments)
 
     def log_metrics(self, **arguments: Any) -> None:
-        self._tell("log_metrics", arguments)
+        self._send("log_metrics", arguments)
 
     def join(self) -> None:
         pass
 
 
 class LaterSink(Sink):
-    """A sink that a thread feeds, so that a slow or absent server never holds the run.
+    """A sink with a thread of its own, so that training never waits for a server.
 
-    Events wait in order until they are delivered; of waiting heartbeats only the last is kept.
+    Events are delivered in order; of several heartbeats that wait, only the last is kept.
     """
 
     def __init__(self, inner: RunObserver, name: str):
         super().__init__(inner, name)
         self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
         self._news = threading.Condition()
-        self._metrics_info: dict[str, Any] = {}  # where the observer notes its metrics' names
+        self._metrics_info: dict[str, Any] = {}  # where the observer keeps the names of metrics
         threading.Thread(target=self._deliver, name=name, daemon=True).start()
 
-    def _tell(self, event: str, arguments: dict[str, Any]) -> Any:
+    def _send(self, event: str, arguments: dict[str, Any]) -> Any:
         with self._news:
             if event == "heartbeat_event" and self._waiting and self._waiting[-1][0] == event:
                 self._waiting.pop()
@@ -149,7 +152,7 @@ class LaterSink(Sink):
                 self._miss(error)
                 if type(error).__module__.startswith("pymongo") and not is_final(error):
                     time.sleep(RETRY_AFTER_S)
-                    continue  # the same event again: the server may come back
+                    continue  # try the same event again: the server may be back
             with self._news:
                 # A newer heartbeat may have replaced the one that was delivered.
                 if self._waiting and self._waiting[0][1] is arguments:
@@ -164,7 +167,7 @@ class LaterSink(Sink):
         getattr(self.inner, event)(**arguments)
 
     def join(self) -> None:
-        """Waits a little for the last events; the rest can be pushed from the run's files."""
+        """Waits up to LAST_WAIT_S for the last events; suites.push can send the rest."""
         deadline = time.monotonic() + LAST_WAIT_S
         with self._news:
             while self._waiting and (left := deadline - time.monotonic()) > 0:
@@ -178,7 +181,7 @@ class LaterSink(Sink):
 
 
 def is_final(error: Exception) -> bool:
-    """Whether trying again is useless: the server was reached and refused what was sent."""
+    """Whether another try is useless, because the server refused the event itself."""
     from pymongo import errors
 
     return isinstance(
@@ -192,8 +195,8 @@ def file_sink(results: Path) -> Sink:
 
 
 class Mongo(MongoObserver):
-    """Sacred's MongoObserver, but that failures are raised, so that an event can be told again, and
-    an event that was told twice (its answer was lost) is recorded once."""
+    """Sacred's MongoObserver, with two changes: failures are raised, so that an event can be sent
+    again; and an event that arrives twice, because an answer was lost, is recorded once."""
 
     run_entry: dict[str, Any]
 
@@ -216,18 +219,18 @@ class Mongo(MongoObserver):
         super().artifact_event(name, filename, metadata, content_type)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
-        """Appends each metric's new values behind the `sent` ones, wherever the last try ended."""
+        """Puts each metric's new values after the `sent` ones, wherever the last try ended."""
         self.sent: dict[str, int] = getattr(self, "sent", {})
         listed = info.setdefault("metrics", [])
         for name, metric in metrics_by_name.items():
             query = {"run_id": self.run_entry["_id"], "name": name}
             start = self.sent.get(name, 0)
             end = start + len(metric["steps"])
-            behind = {
+            change = {
                 key: {"$each": metric[key], "$position": start, "$slice": end}
                 for key in ("steps", "values", "timestamps")
             }
-            self.metrics.update_one(query, {"$push": behind}, upsert=True)
+            self.metrics.update_one(query, {"$push": change}, upsert=True)
             if not start:
                 listed.append({"name": name, "id": str(self.metrics.find_one(query)["_id"])})
             self.sent[name] = end

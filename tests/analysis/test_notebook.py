@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from helpers import suite_file
 from matplotlib.figure import Figure
 
 import analysis
@@ -131,8 +132,7 @@ def test_the_readme_s_commands_run(folder, monkeypatch, capsys):
     assert (folder / "report.html").exists() and (folder / "results/figures/quickstart").is_dir()
 
 
-def test_the_readme_s_keys_are_a_suite(folder):
+def test_the_readme_s_suite_draws_a_sweep(tmp_path):
     [block] = blocks("yaml")
-    path = folder / "keys.yaml"
-    path.write_text(SWEEP.replace("x: horizon\n", block))
-    assert expand(path).shown.x.label == "Imagination horizon"
+    shown = expand(suite_file(tmp_path, block)).shown
+    assert shown.figures == ("sweep", "curves") and shown.x.label == "Imagination horizon"

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers import profile_of
+from helpers import check_executor, profile_of
 
 from dreamer import run_folder
 from dreamer.checkpoint import load_checkpoint
@@ -240,6 +240,12 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     else:
         return {name: value}
     return {k: v for part in parts for k, v in part.items()}
+
+
+@needs_slurm
+def test_slurm_keeps_the_contract_of_executors(slurm, tmp_path):
+    """That of tests/suites/test_executors.py."""
+    check_executor("slurm", tmp_path, "profile: test\n", LONG_S)
 
 
 # --- Survival -------------------------------------------------------------------------------------

@@ -321,7 +321,7 @@ def test_credentials_are_not_repeated(tmp_path):
 
 
 def test_what_is_no_suite_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match="a folder, not a suite file"):
+    with pytest.raises(UserError, match="a folder, not a YAML file"):
         expand(tmp_path)
     with pytest.raises(UserError, match="no such file"):
         expand(tmp_path / "nothing.yaml")

@@ -386,7 +386,7 @@ def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
     ("arguments", "expected"),
     [
         (["suites/quickstrat.yaml"], "did you mean 'suites/quickstart.yaml'?"),
-        (["suites"], "a folder, not a suite file"),
+        (["suites"], "a folder, not a YAML file"),
         ([], "required: SUITE"),
         (["suites/smoke.yaml", "--onyl", "seed=1"], "unrecognized arguments: --onyl"),
         (["suites/smoke.yaml", "--only", "sed=1"], "did you mean 'seed'?"),

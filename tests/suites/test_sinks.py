@@ -241,7 +241,7 @@ def events(name: str) -> list[tuple[str, dict]]:
 
 def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp_path):
     names = [f"run-{i}-1" for i in range(40)]
-    sinks = [sinks.mongo_sink(server.url) for _ in names]
+    servers = [sinks.mongo_sink(server.url) for _ in names]
     files = [sinks.file_sink(tmp_path / "results") for _ in names]
     together = threading.Barrier(len(names))
 
@@ -249,14 +249,14 @@ def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp
         together.wait()
         for event, arguments in events(names[i]):
             getattr(files[i], event)(**copy.deepcopy(arguments))
-            getattr(sinks[i], event)(**arguments)
+            getattr(servers[i], event)(**arguments)
 
     threads = [threading.Thread(target=start, args=(i,)) for i in range(len(names))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for sink in sinks:
+    for sink in servers:
         sink.join()
     recorded = list(server.database["runs"].find({}))
     assert sorted(run["_id"] for run in recorded) == sorted(names)
@@ -264,7 +264,7 @@ def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp
     assert len(list(server.database["metrics"].find({"name": "kl"}))) == len(names)
     folders = tmp_path / "results" / "sacred"
     assert sorted(p.name for p in folders.iterdir()) == sorted(names)
-    assert all(sink.missed == 0 for sink in [*sinks, *files])
+    assert all(sink.missed == 0 for sink in [*servers, *files])
 
 
 def test_what_is_told_twice_is_recorded_once(server):
