@@ -96,12 +96,20 @@ def test_importing_changes_nothing():
     code = """
 import sys, matplotlib
 before = dict(matplotlib.rcParams)
-import analysis
+from analysis import suite_frame
 assert dict(matplotlib.rcParams) == before
 print(*{"torch", "sacred"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr + done.stdout
+
+
+def test_reading_records_loads_no_matplotlib():
+    code = (
+        "import sys, analysis.read.frame, analysis.read.files; print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 # --- the README ------------------------------------------------------------------------------
