@@ -11,12 +11,13 @@ import sys
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from analysis import synthetic
 from dreamer import run_folder
 from dreamer.config import make_config
 from dreamer.run_folder import State, Status
@@ -27,7 +28,7 @@ from suites.execution.executor import Found, Withdrawn
 from suites.execution.executors import EXECUTORS, states
 from suites.execution.spec import Spec
 from suites.language.identity import run_id
-from suites.language.suite import expand
+from suites.language.suite import Run, expand
 
 ROOT = Path(__file__).parents[1]
 SUITE = """
@@ -64,6 +65,28 @@ QUICK = {
     "eval_episodes": 1,
     "checkpoint_every_env_steps": 60,
 }
+
+
+def suite_file(folder: Path, text: str, name: str = "suite") -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+def write_scores(
+    results: Path, run: Run, score: float | None, until: int = 0, status: str = Status.COMPLETED
+) -> None:
+    """Records of a run: evaluations every 1000 env_steps (up to `until`) with the same return."""
+    folder = synthetic.write_run(results, run.run_id, run.config, status=status)
+    end = until or run.config["env_steps"]
+    write_evaluations(folder, [(env_steps, score) for env_steps in range(1000, end + 1, 1000)])
+
+
+def write_evaluations(folder: Path, points: Sequence[tuple[int, float | None]]) -> None:
+    """The record of a run with these evaluations, (env_steps, return) each."""
+    lines = [{"kind": "evaluate", "env_steps": s, "evaluate_return": value} for s, value in points]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / run_folder.METRICS).write_text(text)
 
 
 def spec_in(results: Path, **settings) -> Spec:

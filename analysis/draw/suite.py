@@ -83,7 +83,7 @@ def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Draw
 
 
 def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
-    """Final scores as bars, beside published ones, with averages over tasks."""
+    """Final scores and published scores as bars, with averages over tasks."""
     if summary.scores.empty:
         return []
     table, titles = bar_table(summary)

@@ -109,7 +109,7 @@ class Panel {
       lower = `${this.x(x)},${this.y(line.low[i])} ` + lower;
     });
     if (upper) element("polygon", { points: upper + lower, fill: colour, opacity: 0.16 }, this.area);
-    // Where fewer runs than planned are behind the mean, the line is dotted.
+    // The line is dotted where fewer runs than planned contribute to the mean.
     for (let i = 1; i < line.x.length; i++) {
       if (line.mean[i] === null || line.mean[i - 1] === null) continue;
       const whole = line.n[i] >= line.planned && line.n[i - 1] >= line.planned;

@@ -65,7 +65,12 @@ class Shown(NamedTuple):
 
     figures: tuple[str, ...]
     x: Axis | None
-    scale: Scale
+    given_scale: Scale | None
+
+    @property
+    def scale(self) -> Scale:
+        """The suite's scale, else the control suite's."""
+        return self.given_scale or named_scale(DEFAULT_SCALE)
 
 
 def shown(body: Mapping[str, Node]) -> Shown:
@@ -75,8 +80,7 @@ def shown(body: Mapping[str, Node]) -> Shown:
     figures = _figures(body["figures"]) if "figures" in body else default
     if "sweep" in figures and x is None:
         raise body["figures"].error("sweep needs a setting on its x-axis: give `x:`")
-    scale = _scale(body["scale"]) if "scale" in body else named_scale(DEFAULT_SCALE)
-    return Shown(figures, x, scale)
+    return Shown(figures, x, _scale(body["scale"]) if "scale" in body else None)
 
 
 def _figures(node: Node) -> tuple[str, ...]:

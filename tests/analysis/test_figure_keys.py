@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from helpers import suite_file, write_scores
 
-from analysis import commands, synthetic
+from analysis import commands
 from analysis.draw import suite as drawing
 from analysis.read.files import FileSource
 from dreamer.config import UserError
 from suites.language import figures
+from suites.language.axes import TASK_SETS
 from suites.language.suite import expand
 
 TOYS = """
@@ -25,9 +25,7 @@ grid:
 
 
 def suite_of(tmp_path, text, name="mine"):
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(text)
-    return expand(path)
+    return expand(suite_file(tmp_path, text, name))
 
 
 def made(tmp_path, text):
@@ -38,9 +36,7 @@ def made(tmp_path, text):
         config = run.config
         value = 10 * (1 + config["seed"]) * (1 + (config["task"] == "toy_end"))
         value += 10 * (config["behaviour"] == "dreamer")
-        folder = synthetic.write_run(tmp_path, run.run_id, config)
-        lines = [{"env_steps": s, "evaluate_return": value} for s in range(1000, 4001, 1000)]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        write_scores(tmp_path, run, value)
     options = commands.figure_options(["--results", str(tmp_path)])
     section, _ = commands.make_suite(suite, FileSource(tmp_path), options, None)
     return section.summary, {one.name: one for one in section.drawn}
@@ -48,6 +44,11 @@ def made(tmp_path, text):
 
 def test_every_name_has_a_figure():
     assert tuple(drawing.FIGURES) == figures.FIGURES
+
+
+def test_the_control_scale_has_the_paper_s_tasks():
+    assert set(figures.scales()["control"]) == set(TASK_SETS["control_suite"])
+    assert figures.named_scale("control").range_of("walker_walk") == (0, 1000)
 
 
 def test_keys_change_no_run(tmp_path):

@@ -6,11 +6,11 @@ import re
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import ROOT, suite_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -24,7 +24,6 @@ from analysis.read.files import FileSource
 from suites.language.figures import named_scale
 from suites.language.suite import expand
 
-ROOT = Path(__file__).parents[2]
 CONTROL = named_scale("control")
 
 GRID = """
@@ -72,17 +71,11 @@ DRAWN = {
 }
 
 
-def suite_file(folder: Path, name: str, text: str) -> Path:
-    path = folder / f"{name}.yaml"
-    path.write_text(text)
-    return path
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Every kind of suite from synthetic records: {name: (Summary, [Drawn])}, and the folder."""
     folder = tmp_path_factory.mktemp("figures")
-    paths = [suite_file(folder, name, text) for name, text in SUITES.items()]
+    paths = [suite_file(folder, text, name) for name, text in SUITES.items()]
     synthetic.write_suites(folder / "results", paths)
     results = {}
     drawn = {}
@@ -318,15 +311,15 @@ def test_mistakes_are_one_line(made, tmp_path, capsys):
     assert "--last 0" in fails(capsys, "--suite", plain, "--results", results, "--last", "0")
     assert "not JSON" in fails(
         capsys, "--suite", plain, "--results", results, "--reference",
-        suite_file(tmp_path, "bad", "["),
+        suite_file(tmp_path, "[", "bad"),
     )  # fmt: skip
-    typo = suite_file(tmp_path, "typo", SUITES["plain"].replace("preset", "presett"))
+    typo = suite_file(tmp_path, SUITES["plain"].replace("preset", "presett"), "typo")
     assert "did you mean 'preset'" in fails(capsys, "--suite", typo)
 
 
 def test_nan_returns_make_a_marked_figure(tmp_path, capsys):
     settings = "preset: tiny\nenv_steps: 4000\neval_every_env_steps: 1000\nseeds: 2\n"
-    path = suite_file(tmp_path, "nan", settings + "grid: {task: walker_walk}\n")
+    path = suite_file(tmp_path, settings + "grid: {task: walker_walk}\n", "nan")
     synthetic.write_suites(tmp_path, [path])
     run = expand(path).runs[0]
     record = tmp_path / "runs" / run.run_id / "metrics.jsonl"
@@ -349,14 +342,14 @@ def test_reference_and_export(made, tmp_path):
 
 def test_a_suite_of_suites_stands_for_its_parts(made, tmp_path, capsys):
     folder, _, _ = made
-    both = suite_file(folder, "both", "include: [plain.yaml]\n")
+    both = suite_file(folder, "include: [plain.yaml]\n", "both")
     words = ["--suite", str(both), "--results", str(folder / "results"), "--out", str(tmp_path)]
     assert make_figures.main(words) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"plain"}
 
 
 def test_a_damaged_prediction_is_named(made, tmp_path, capsys):
-    path = suite_file(tmp_path, "damaged", SUITES["plain"])
+    path = suite_file(tmp_path, SUITES["plain"], "damaged")
     synthetic.write_suites(tmp_path, [path])
     run_id = expand(path).runs[0].run_id
     (tmp_path / "runs" / run_id / "prediction.npz").write_bytes(b"PK\x03\x04 no")

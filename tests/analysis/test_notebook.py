@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from helpers import suite_file
 from matplotlib.figure import Figure
 
 import analysis
@@ -95,12 +96,20 @@ def test_importing_changes_nothing():
     code = """
 import sys, matplotlib
 before = dict(matplotlib.rcParams)
-import analysis
+from analysis import suite_frame
 assert dict(matplotlib.rcParams) == before
 print(*{"torch", "sacred"} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr + done.stdout
+
+
+def test_reading_records_loads_no_matplotlib():
+    code = (
+        "import sys, analysis.read.frame, analysis.read.files; print('matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 # --- the README ------------------------------------------------------------------------------
@@ -131,8 +140,7 @@ def test_the_readme_s_commands_run(folder, monkeypatch, capsys):
     assert (folder / "report.html").exists() and (folder / "results/figures/quickstart").is_dir()
 
 
-def test_the_readme_s_keys_are_a_suite(folder):
+def test_the_readme_s_suite_draws_a_sweep(tmp_path):
     [block] = blocks("yaml")
-    path = folder / "keys.yaml"
-    path.write_text(SWEEP.replace("x: horizon\n", block))
-    assert expand(path).shown.x.label == "Imagination horizon"
+    shown = expand(suite_file(tmp_path, block)).shown
+    assert shown.figures == ("sweep", "curves") and shown.x.label == "Imagination horizon"

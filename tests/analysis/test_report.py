@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
-from test_figures import SUITES, suite_file
+from helpers import suite_file
+from test_figures import SUITES
 
 from analysis import make_figures, synthetic
 from analysis.count.methods import ORANGE
@@ -21,7 +22,7 @@ from suites.language.suite import expand
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    paths = [suite_file(folder, name, SUITES[name]) for name in ("figure9", "plain")]
+    paths = [suite_file(folder, SUITES[name], name) for name in ("figure9", "plain")]
     synthetic.write_suites(folder / "results", paths)
     gone = expand(paths[0]).runs[0].run_id
     shutil.rmtree(folder / "results" / "runs" / gone)
@@ -161,7 +162,7 @@ class Elements(HTMLParser):
 
 
 def test_a_hostile_suite_name_is_only_text(tmp_path):
-    path = suite_file(tmp_path, HOSTILE, SUITES["plain"] + "about: <b>bold</b>\n")
+    path = suite_file(tmp_path, SUITES["plain"] + "about: <b>bold</b>\n", HOSTILE)
     synthetic.write_suites(tmp_path / "results", [path])
     html = tmp_path / "report.html"
     words = ["--results", str(tmp_path / "results"), "--html", str(html), "--suite", str(path)]

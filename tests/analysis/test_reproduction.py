@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from test_summary import write
+from helpers import suite_file, write_scores
 
 from analysis import reproduction
 from analysis.count import statistics
@@ -97,9 +97,7 @@ def test_overall_counts_and_says_so():
 
 @pytest.fixture
 def results(tmp_path):
-    path = tmp_path / "mini.yaml"
-    path.write_text(SUITE)
-    suite = expand(path)
+    suite = expand(suite_file(tmp_path, SUITE, "mini"))
     scores = published_scores().set_index(["method", "env_steps", "task"])["score_mean"]
 
     def value(run):
@@ -109,8 +107,11 @@ def results(tmp_path):
         shift = -300 if task == "pendulum_swingup" else 0
         return float(scores["dreamer", 100_000, "cartpole_balance"] + shift + 2 * seed)
 
-    write(tmp_path, [r for r in suite.runs if r.config["task"] != "hopper_hop"], value=value)
-    write(tmp_path, [r for r in suite.runs if "hopper_hop-" in r.run_id][:1], value=lambda r: 5)
+    for run in suite.runs:
+        if run.config["task"] != "hopper_hop":
+            write_scores(tmp_path, run, value(run))
+        elif run.config["seed"] == 0:
+            write_scores(tmp_path, run, 5)
     return tmp_path
 
 

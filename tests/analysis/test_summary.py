@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import suite_file, write_scores
 
 from analysis import synthetic
 from analysis.count.methods import STYLES, styles, with_methods
@@ -29,11 +30,9 @@ grid:
 """
 
 
-def make(tmp_path, text=SUITE, name="mini"):
+def make(tmp_path, text=SUITE):
     """An expanded suite; records are written by `write` below."""
-    path = tmp_path / f"{name}.yaml"
-    path.write_text(text)
-    return expand(path)
+    return expand(suite_file(tmp_path, text, "mini"))
 
 
 def value_of(run):
@@ -43,17 +42,9 @@ def value_of(run):
     return task + method + 10 * run.config["seed"]
 
 
-def write(results, runs, until=None, status="COMPLETED", value=value_of):
-    """Records with ten evaluations at 1000, 2000, ... whose value is the same."""
+def write(results, runs, value=value_of, **options):
     for run in runs:
-        folder = synthetic.write_run(results, run.run_id, run.config, status=status)
-        end = until or run.config["env_steps"]
-        lines = [
-            {"kind": "evaluate", "env_steps": s, "evaluate_return": value(run)}
-            for s in range(1000, end + 1, 1000)
-        ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "metrics.jsonl").write_text(text)
+        write_scores(results, run, value(run), **options)
 
 
 def summary_of(suite, results, **options):
@@ -283,6 +274,14 @@ def test_a_method_looks_the_same_in_every_company():
         assert together[method][1:] == alone[method][1:]
     looks = [(style.colour, style.marker) for style in STYLES.values()]
     assert len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 9
+
+
+def test_variants_that_nobody_knows_get_a_label_and_a_colour():
+    found = styles(["my_way/reconstruction", "dreamer/my_loss", "dreamer/reconstruction"])
+    assert [style.label for style in found.values()] == ["Dreamer", "My way", "My loss"]
+    assert len({style.colour for style in found.values()}) == 3
+    alone = styles(["dreamer/reconstruction", "dreamer/my_loss"])
+    assert [style.label for style in alone.values()] == ["Reconstruction", "My loss"]
 
 
 def test_methods_need_no_order(tmp_path):
