@@ -35,7 +35,11 @@ MUTATIONS = {
     "1/2 of the value loss": ("behaviour", "0.5 * (weight", "0.505 * (weight"),
     "scale of the actor's mean": ("networks", "MEAN_SCALE = 5.0", "MEAN_SCALE = 5.05"),
     "std of a new actor": ("networks", "math.expm1(init_std)", "math.expm1(1.01 * init_std)"),
-    "a bias of the prior": ("rssm", "self.prior_in.bias,", "1.01 * {}"),
+    "biases of layers": (
+        "networks",
+        "(x, self.weight, self.bias)",
+        "(x, self.weight, None if self.bias is None else 1.01 * self.bias)",
+    ),
     "learning rates": ("agent", "lr=rate", "lr=1.01 * rate"),
     "Adam's epsilon": ("agent", "eps=epsilon", "eps=1.01 * epsilon"),
     "norm of clipping": ("agent", "self.config.gradient_clip_norm", "1.01 * {}"),
