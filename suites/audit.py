@@ -30,7 +30,7 @@ from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
-from suites.record.contents import Finding, RunContents, read, read_json
+from suites.record.contents import Finding, RunContents, read
 from suites.record.folder import state_of
 from suites.record.metrics import read_metrics
 from suites.record.mongo import connect_all
@@ -211,7 +211,7 @@ def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
     last = r.status.get("attempt")
     for number in run_folder.attempts(r.folder):
         folder = run_folder.sacred_run_path(results, r.run.run_id, number)
-        record = read_json(folder / "run.json")
+        record = run_folder.read_json(folder / "run.json")
 
         def finding(text: str, number: int = number) -> Finding:
             todo = "nothing: the run's own files are complete; suites.push sends them to MongoDB"
@@ -321,7 +321,7 @@ def describe(results: Path, run_id: str) -> str:
 
 
 def _describe_attempt(folder: Path, number: int) -> list[str]:
-    found: Mapping[str, Any] = read_json(folder / run_folder.PROVENANCE) or {}
+    found: Mapping[str, Any] = run_folder.read_json(folder / run_folder.PROVENANCE) or {}
     machine = found.get("machine") or {}
     lines = [
         f"  attempt {number}, started {found.get('started')} by {found.get('executor')}",

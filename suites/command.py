@@ -73,7 +73,7 @@ def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
 
 
 def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:
-    """Runs that match `only` (each key by any of its globs) and nothing of `leave_out`."""
+    """The runs that match `only` (every key, by any of its globs) and nothing of `leave_out`."""
     wanted: dict[str, list[str]] = {}
     for text in only:
         key, glob = _condition("--only", text)
@@ -112,7 +112,7 @@ def as_text(value: Any) -> str:
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
-    """`--set KEY=VALUE`, each given once or more: the last counts."""
+    """{key: value} of `--set KEY=VALUE`; if a key is given twice, the last one counts."""
     return {key: _value(key, value) for key, value in (_pair("--set", text) for text in texts)}
 
 
@@ -132,7 +132,7 @@ def _value(key: str, text: str, option: str = "--set") -> Any:
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[tuple[Run, list[int]]]:
-    """Runs that differ in nothing but their seed, with these seeds."""
+    """The first of the runs that differ only in their seed, with the seeds of all of them."""
     groups: dict[tuple[Any, ...], tuple[Run, list[int]]] = {}
     for run in runs:
         key = tuple(value for name, value in run.config.items() if name != "seed")

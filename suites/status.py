@@ -30,17 +30,6 @@ from suites.language.suite import Run
 WATCH_EVERY_S = 5.0
 MAX_PROBLEMS = 20  # shown; the JSON has all
 
-MARKS = {
-    State.DONE: "done",
-    State.RUNNING: "running",
-    State.QUEUED: "queued",
-    State.STOPPED: "stopped",
-    State.FAILED: "FAILED",
-    State.DEAD: "DEAD",
-    State.MISSING: "missing",
-    State.UNKNOWN: "unknown",
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 if all runs are done, 1 if not, 2 for bad input."""
@@ -113,7 +102,7 @@ def method(config: dict[str, Any]) -> str:
 
 
 def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
-    """Tasks against methods, each cell its runs by state; then what runs, and what went wrong."""
+    """A table of tasks and methods with their runs by state; then running runs and problems."""
     lines = _matrix(rows)
     running = [row for row in rows if row["state"] == State.RUNNING]
     if running:
@@ -133,7 +122,8 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
 
 def _counts(rows: Sequence[dict[str, Any]]) -> str:
     found = Counter(row["state"] for row in rows)
-    return ", ".join(f"{found[s]} {MARKS[s]}" for s in State if found[s])
+    loud = (State.FAILED, State.DEAD)
+    return ", ".join(f"{found[s]} {s.upper() if s in loud else s}" for s in State if found[s])
 
 
 def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:

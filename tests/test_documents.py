@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from suites.language.suite import expand
+from dreamer import run_folder
+from suites.language.suite import SUITE_KEYS, expand
 
 LISTED = subprocess.run(
     ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
@@ -57,6 +58,19 @@ def test_commands_in_documents_know_the_options_shown(path: Path) -> None:
     for module, rest in re.findall(r"python -m ((?:suites|slurm)\.\w+)([^#\n|]*)", shown):
         for option in re.findall(r"(?<!\S)--[a-z][a-z-]*", rest):
             assert re.search(rf"{option}\b", help_of(module)), f"{module} has no {option}"
+
+
+def test_the_suites_readme_names_every_file_of_a_run() -> None:
+    text = (ROOT / "suites/README.md").read_text(encoding="utf-8")
+    names = {v for k, v in vars(run_folder).items() if k.isupper() and isinstance(v, str)}
+    assert len(names) > 12
+    assert not {name for name in names - {run_folder.CODE} if name not in text}
+
+
+def test_the_suites_readme_shows_every_key_of_a_suite() -> None:
+    text = (ROOT / "suites/README.md").read_text(encoding="utf-8")
+    shown = {key for key in SUITE_KEYS if re.search(rf"^{key}:|`{key}`", text, re.MULTILINE)}
+    assert shown == set(SUITE_KEYS)
 
 
 def test_the_commands_of_the_suites_readme_run_as_they_stand(tmp_path: Path) -> None:

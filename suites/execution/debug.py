@@ -1,4 +1,4 @@
-"""Runs in this process, one after another: for a debugger."""
+"""The executor for debuggers: runs in this process, one after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from suites.record.folder import BusyError
 
 
 class Debug(Executor):
-    """An interrupted run ends the whole command."""
+    """Executes the runs in this process. If one is interrupted, the others are not started."""
 
     name = "debug"
 

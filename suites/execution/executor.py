@@ -1,5 +1,5 @@
-"""What an executor is. To add one, write a class here beside the others and register it in
-executors.py; the commands know no executor by name."""
+"""What an executor is. To add one, write a class in this folder and add it to executors.py. The
+commands know no executor by name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Found = tuple[State, StatusRecord | None]  # the state of a run, and its status.
 
 @dataclass(frozen=True)
 class Request:
-    """What a command asks of an executor, beside the runs."""
+    """What a command asks of an executor, apart from the runs."""
 
     results: Path
-    suite: str = "suite"  # names what is submitted
+    suite: str = "suite"  # the name for what is submitted
     workers: int | None = None  # runs at a time; None: as many as suits the executor
     runs_per_gpu: int = 1
     on_gpu: bool = True  # whether a run may use a GPU
     profile: str | None = None  # of slurm/profiles.yaml
     observers: tuple[str, ...] = ()  # MongoDB URLs of the suites
-    doctor: bool = False  # examine a machine first
+    doctor: bool = False  # check a machine of the executor first
     disk_gb: float = 0.0  # that the runs will need
 
 
@@ -45,14 +45,17 @@ class Capacity(NamedTuple):
 
 
 class Executor(Protocol):
-    """Executes runs, here or elsewhere. The methods with a body are enough for an executor that
-    stays with its runs until they end; one that submits and returns writes them all."""
+    """Executes runs, on this machine or elsewhere.
+
+    An executor that waits until its runs have ended needs only `at_a_time` and `execute`. One that
+    submits and returns overrides the other methods as well.
+    """
 
     name: str  # in suites (`executor: NAME`) and for --executor
-    on_this_machine: bool = True  # then days of work need a yes
+    on_this_machine: bool = True  # if so, more than a day of work needs a confirmation
 
     def at_a_time(self, request: Request) -> Capacity:
-        """Capacity, for the forecast."""
+        """How many runs it executes at a time, for the forecast."""
         ...
 
     def execute(self, specs: Sequence[Spec], request: Request) -> int | None:
@@ -70,11 +73,12 @@ class Executor(Protocol):
         return None
 
     def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
-        """{run_id: state and status}, where the executor knows more than the runs' own records:
-        QUEUED, or UNKNOWN with the reason as `unsure` in the status if it cannot tell."""
+        """The states in `found`, changed where the executor knows more than the runs' own records:
+        QUEUED for runs that wait; UNKNOWN, with the reason as `unsure` in the status, if it may
+        have a run and cannot tell."""
         return dict(found)
 
     def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
-        """Cancels runs. Those that are running save a checkpoint and stop. `forget`: only note that
-        they are not wanted, without asking an executor that is gone for good."""
+        """Cancels runs; running ones save a checkpoint and stop. `forget`: only record that they
+        are cancelled, because the cluster is gone for good."""
         return Withdrawn()

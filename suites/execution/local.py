@@ -8,10 +8,10 @@ they stop.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -106,7 +106,7 @@ class _Pool:
 
     def _start(self, spec: Spec) -> None:
         slot = min(set(range(self.workers)) - {worker.slot for worker in self.running})
-        stderr = tempfile.TemporaryFile()  # noqa: SIM115  closed by _ended
+        stderr = os.fdopen(os.memfd_create("stderr"), "w+b")  # a file in memory
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER],
             stdin=subprocess.PIPE,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
 from dreamer import run_folder
+from dreamer.run_folder import State
 from suites.language.suite import Run
 from suites.record.folder import state_of
 from suites.record.metrics import read_metrics
@@ -28,7 +27,7 @@ class RunContents(NamedTuple):
 
     run: Run
     folder: Path
-    state: str
+    state: State
     status: run_folder.StatusRecord
     config: dict[str, Any] | None
     metrics: list[dict[str, Any]]
@@ -38,27 +37,24 @@ class RunContents(NamedTuple):
 
 
 def read(results: Path, run: Run) -> RunContents:
-    """The run's folder in `results`; what is not there or damaged is empty or None."""
+    """Reads the run's folder in `results`. Missing or damaged parts are empty or None."""
     folder = run_folder.run_path(results, run.run_id)
     status = run_folder.read_status(folder)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
     numbers = run_folder.attempts(folder)
     provenances = {
-        n: read_json(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE) for n in numbers
+        n: run_folder.read_json(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE)
+        for n in numbers
     }
     return RunContents(
-        run, folder, state_of(folder, status), status or {},
-        read_json(folder / run_folder.CONFIG), metrics, problems,
-        hash(tuple(returns)) if len(returns) > 1 else None,
-        {n: found for n, found in provenances.items() if found is not None},
-    )  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON file's object; None if it is not there, or none."""
-    try:
-        value = orjson.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
+        run=run,
+        folder=folder,
+        state=state_of(folder, status),
+        status=status or {},
+        config=run_folder.read_json(folder / run_folder.CONFIG),
+        metrics=metrics,
+        line_problems=problems,
+        returns=hash(tuple(returns)) if len(returns) > 1 else None,
+        provenances={n: found for n, found in provenances.items() if found is not None},
+    )

@@ -85,7 +85,7 @@ def test_frames_from_both_sources_are_the_same(recorded, capsys):
         return [f for f in json.loads(capsys.readouterr().out) if f["kind"] == "mongo"]
 
     [one] = differences()  # what was told while it ran is whole
-    assert one["run_id"] != first and "does not know it" in one["text"]
+    assert one["run_id"] != first and "has no record of it" in one["text"]
     assert differences("--push") == []
     frame, runs = frames(FileSource(results))
     other, other_runs = frames(MongoSource(server.url))
