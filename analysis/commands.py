@@ -28,6 +28,7 @@ from analysis.read.source import Source
 from analysis.report import report
 from analysis.variants import DREAMER
 from dreamer.config import UserError, nearest
+from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.suite import Suite, expand
 
@@ -38,9 +39,8 @@ def _parser(about: str) -> command.Parser:
     """With the options that both commands share."""
     parser = command.Parser(description=about)
     add = parser.add_argument
-    add(
-        "--results", type=Path, default=ROOT / "results", help="folder of records; default: results"
-    )
+    add("--results", type=Path, default=RESULTS,
+        help="folder of records; default: results, in the folder you are in")  # fmt: skip
     add("--mongo", metavar="URL",
         help="read from this MongoDB; DREAMER_MONGO_URL may hold its credentials")  # fmt: skip
     add("--reference", type=Path, help="curves to compare with: JSON as released, or CSV")
@@ -93,7 +93,10 @@ def make_figures(options: argparse.Namespace) -> int:
             print(f"no results yet: {', '.join(empty)}")
         if not pages:
             names = ", ".join(empty)
-            raise UserError(f"no results of {names} in {source}; run python -m suites.run first")
+            raise UserError(
+                f"no results of {names} in {source}; run python -m suites.run first, or name "
+                "another folder by --results"
+            )
     if options.html:
         report.write(options.html, pages)
         print(f"report: {options.html}")

@@ -28,9 +28,8 @@ from analysis.read.frame import Loaded, load_suite
 from analysis.read.predictions import read_predictions
 from analysis.read.source import METRICS
 from dreamer.config import UserError, nearest
+from dreamer.run_folder import RESULTS
 from suites.language.suite import Suite, expand
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def suite_frame(

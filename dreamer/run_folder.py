@@ -35,6 +35,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+RESULTS = Path("results")  # of every command: in the folder where it is typed
 CONFIG = "config.json"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"

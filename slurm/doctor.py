@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dreamer.config import UserError
+from dreamer.run_folder import RESULTS
 from slurm.profiles import Profile, load_profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +85,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="with --profile: this machine is such a node",
     )
     add("--quick", action="store_true", help="render cartpole only, and time no update")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--results", type=Path, default=RESULTS, metavar="DIR",
+        help="default: results, in the folder you are in")  # fmt: skip
     add(
         "--needs-gb",
         type=float,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dreamer.config import UserError, nearest
+from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS
 from suites.language.nodes import scalar, show
@@ -61,7 +62,8 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
         help="all but these runs")  # fmt: skip
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
         help="change a setting of every run, or seeds; give it to every command")  # fmt: skip
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--results", type=Path, default=RESULTS, metavar="DIR",
+        help="default: results, in the folder you are in")  # fmt: skip
     return made
 
 
