@@ -27,7 +27,7 @@ from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
 from analysis.report import report
 from analysis.variants import DREAMER
-from dreamer.config import UserError, nearest
+from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.suite import Suite, expand

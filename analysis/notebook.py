@@ -27,7 +27,7 @@ from analysis.read.files import FileSource
 from analysis.read.frame import Loaded, load_suite
 from analysis.read.predictions import read_predictions
 from analysis.read.source import METRICS
-from dreamer.config import UserError, nearest
+from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites.language.suite import Suite, expand
 

@@ -18,7 +18,7 @@ from analysis.count.methods import STYLES, pair_of
 from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
 from analysis.read.curves import read_curves
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites import command
 from suites.language.figures import DEFAULT_SCALE, named_scale
 

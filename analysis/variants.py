@@ -1,13 +1,11 @@
-"""Labels of behaviours and representations: the only module of analysis that knows their names."""
+"""Labels of behaviours and representations, from their cards."""
 
 from __future__ import annotations
 
 from dreamer.config import Config
+from dreamer.errors import ConfigError
+from dreamer.variants import CARDS
 
-BEHAVIOURS = {"dreamer": "Dreamer", "no_value": "No value", "planet": "PlaNet"}
-REPRESENTATIONS = {
-    "reconstruction": "Reconstruction", "contrastive": "Contrastive", "reward": "Reward only",
-}  # fmt: skip
 DEFAULT_BEHAVIOUR = str(Config.__dataclass_fields__["behaviour"].default)
 DEFAULT_REPRESENTATION = str(Config.__dataclass_fields__["representation"].default)
 
@@ -21,11 +19,19 @@ DREAMER = pair_name(DEFAULT_BEHAVIOUR, DEFAULT_REPRESENTATION)  # the paper's ag
 
 
 def behaviour_label(behaviour: str) -> str:
-    return BEHAVIOURS.get(behaviour, behaviour.replace("_", " ").capitalize())
+    return _label("behaviour", behaviour)
 
 
 def representation_label(representation: str) -> str:
-    return REPRESENTATIONS.get(representation, representation.replace("_", " ").capitalize())
+    return _label("representation", representation)
+
+
+def _label(key: str, name: str) -> str:
+    """Of its card; of the name itself where records outlived their variant."""
+    try:
+        return CARDS[key](name).label
+    except ConfigError:
+        return name.rpartition(":")[2].replace("_", " ").capitalize()
 
 
 def pair_label(pair: str, *, only_representation: bool = False) -> str:

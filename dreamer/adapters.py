@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dreamer.config import IMAGE_SHAPE, ConfigError, UserError, nearest
+from dreamer.config import IMAGE_SHAPE
+from dreamer.errors import ConfigError, UserError, nearest
 from dreamer.simulators import ActionSpace, Outcome, Simulator, affine, as_picture
 
 

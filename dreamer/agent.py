@@ -12,21 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer.behaviour import Dreamer, NoValue
+from dreamer.behaviour import Behaviour
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
 from dreamer.fast.cuda_graph import Graphed
 from dreamer.machine import mixed_precision
 from dreamer.networks import to_float, to_uint8
-from dreamer.planner import Planet
 from dreamer.replay import Batch
 from dreamer.rssm import State
 from dreamer.seeding import stream_seed, torch_generator
+from dreamer.variants import behaviour_card, load_class
 from dreamer.world_model import WorldModel
-
-Behaviour = Dreamer | NoValue | Planet
-BEHAVIOURS: dict[str, type[Behaviour]] = {"dreamer": Dreamer, "no_value": NoValue, "planet": Planet}
 
 
 class Memory(NamedTuple):
@@ -51,7 +48,11 @@ class Agent:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "initialise", 0))
             self.model = WorldModel(config, space.size).to(self.device)
-            self.behaviour: Behaviour = BEHAVIOURS[config.behaviour](config, space).to(self.device)
+            card = behaviour_card(config.behaviour)
+            self.behaviour: Behaviour = load_class(card)(config, space).to(self.device)
+        self.acts_with = card.acts_with
+        model_rates = dict.fromkeys(("model", "probe"), "model_learning_rate")
+        self.learning_rates = {**model_rates, **card.learning_rates}  # group -> its setting
         self.parameters = self._parameter_groups()
         self.optimisers = {name: self._adam(name) for name in self.parameters}
         self._learn = self._learner()
@@ -60,19 +61,21 @@ class Agent:
         groups = {"model": self.model.model_parameters()}
         if self.model.probe is not None:
             groups["probe"] = list(self.model.probe.parameters())
-        return {**groups, **self.behaviour.parameter_groups()}
+        learned = self.behaviour.parameter_groups()
+        card = behaviour_card(self.config.behaviour)
+        if set(learned) != set(card.learning_rates) or not set(card.acts_with) <= set(learned):
+            raise ValueError(
+                f"behaviour {self.config.behaviour} learns {sorted(learned)}; its card has the "
+                f"learning rates of {sorted(card.learning_rates)} and acts with {card.acts_with}"
+            )
+        return {**groups, **learned}
 
     def _adam(self, group: str) -> torch.optim.Adam:
         """On a GPU its learning rate is a tensor there, which a captured graph reads anew at every
         replay: change it in place."""
-        rates = {
-            "model": self.config.model_learning_rate,
-            "probe": self.config.model_learning_rate,
-            "actor": self.config.actor_learning_rate,
-            "value": self.config.value_learning_rate,
-        }
+        value = getattr(self.config, self.learning_rates[group])
         cuda = self.device.type == "cuda"
-        rate = torch.tensor(rates[group], device=self.device) if cuda else rates[group]
+        rate = torch.tensor(value, device=self.device) if cuda else value
         parameters, epsilon = self.parameters[group], self.config.adam_epsilon
         return torch.optim.Adam(parameters, lr=rate, eps=epsilon, fused=True, capturable=cuda)
 
@@ -216,7 +219,7 @@ class Agent:
     def _policy_parameters(self) -> list[nn.Parameter]:
         modules = (self.model.encoder, self.model.rssm, self.model.reward_head)
         model = [parameter for module in modules for parameter in module.parameters()]
-        return model + self.parameters.get("actor", [])
+        return model + [p for group in self.acts_with for p in self.parameters[group]]
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning has changed."""

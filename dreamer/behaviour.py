@@ -1,19 +1,14 @@
 """Behaviours learned by latent imagination: `dreamer` (actor and value) and `no_value` (actor).
 
-What the agent asks of a behaviour (`planet`, which plans instead of learning, is in planner.py):
-
-    parameter_groups()                      name -> parameters of one optimiser
-    draw_noise(starts, generator)           what `losses` draws from
-    losses(model, states, noise)            name -> loss of that group; name -> quantity to watch
-    after_update(updates)                   what follows an update
-    act(model, state, explore, generator)   the action at a state, before exploration noise
-    PLANS                                   whether acting is as much work as learning
+`planet`, which plans instead of learning, is in planner.py. What others need to know of a behaviour
+stands on its card (variants.py).
 """
 
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +43,39 @@ class Imagined(NamedTuple):
     discount: Tensor  # [H, N] gamma, times the probability that the episode goes on
 
 
+class Behaviour(Protocol):
+    """What the agent asks of a behaviour, a module made from (config, action space)."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Name of a group -> the parameters that one optimiser changes."""
+
+    def draw_noise(self, starts: int, generator: torch.Generator) -> Any:
+        """All that `losses` draws from, for N = `starts` states: a tuple of tensors, or None."""
+
+    def losses(self, model: WorldModel, states: State, noise: Any) -> tuple[Named, Named]:
+        """From states [N, ...]: group -> its loss, and name -> quantity to watch."""
+
+    def after_update(self, updates: int) -> None:
+        """What follows update number `updates`, counted from 1."""
+
+    def act(
+        self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
+    ) -> Tensor:
+        """The action [n, A] at `state` [n, ...], before exploration noise; without gradients."""
+
+    # Of every torch module.
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def to(self, device: torch.device) -> Self: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
 class ImaginedActor(nn.Module):
     """An actor, and how it is rolled out in the model; the losses are the variants'."""
-
-    PLANS = False
 
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()

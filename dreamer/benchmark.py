@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer.agent import Agent
-from dreamer.config import IMAGE_SHAPE, PRESETS, Config, UserError, make_config
+from dreamer.config import IMAGE_SHAPE, PRESETS, Config, make_config
 from dreamer.envs import ActionSpace, make_environment
+from dreamer.errors import UserError
 from dreamer.fast.cuda_graph import WARM_UP, parity
 from dreamer.fast.products import FLOPS, matmul
 from dreamer.machine import mixed_precision, prepare_machine

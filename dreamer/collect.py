@@ -27,12 +27,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from dreamer.agent import BEHAVIOURS, Agent
-from dreamer.config import Config, UserError
+from dreamer.agent import Agent
+from dreamer.config import Config
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
+from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
+from dreamer.variants import behaviour_card
 
 POLL_S = 0.1  # between two looks at whether to stop, while waiting for episodes
 END_S = 10.0  # for a process to end by itself, before it is killed
@@ -246,7 +248,7 @@ def _serve(connection: Connection) -> None:
 
 def _light_agent(config: Config, space: Any) -> Agent:
     """On one core, unless acting is planning."""
-    if BEHAVIOURS[config.behaviour].PLANS:
+    if behaviour_card(config.behaviour).plans:
         return Agent(config, space, prepare_machine(config))
     prepare_machine(dataclasses.replace(config, device="cpu"))
     torch.set_num_threads(1)

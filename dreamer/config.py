@@ -16,36 +16,15 @@ decisions (env_steps / R), `updates` are gradient updates.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dreamer.errors import ConfigError, nearest
+from dreamer.variants import CARDS
+
 IMAGE_SHAPE = (64, 64, 3)  # height, width, colour; uint8
-
-
-class UserError(Exception):
-    """A mistake in the input. Commands print it as one `error:` line and exit with code 2."""
-
-
-class ConfigError(UserError):
-    """A setting that does not exist or cannot have the given value.
-
-    `key` names the setting, so that a caller who knows the file can add the line.
-    """
-
-    def __init__(self, key: str, message: str):
-        super().__init__(f"{key}: {message}")
-        self.key = key
-        self.message = message
-
-
-def nearest(name: object, names: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest valid one, else all of them."""
-    known = sorted(names)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else "choose from " + ", ".join(known)
 
 
 def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math.inf,
@@ -68,13 +47,9 @@ class Config:
     task: str = setting("cartpole_balance", "name in the table of tasks, see dreamer/envs.py")
     seed: int = setting(0, "of everything random in the run", low=0, high=2**31 - 1)
     preset: str = setting("published", "the preset these settings started from")
-    behaviour: str = setting(
-        "dreamer", "how actions are chosen", choices=("dreamer", "no_value", "planet")
-    )
+    behaviour: str = setting("dreamer", "how actions are chosen, see dreamer/variants.py")
     representation: str = setting(
-        "reconstruction",
-        "what the model learns its states from",
-        choices=("reconstruction", "contrastive", "reward"),
+        "reconstruction", "what the model learns its states from, see dreamer/variants.py"
     )
     env_steps: int = setting(5_000_000, "budget, in simulator steps", low=1)
 
@@ -368,6 +343,8 @@ def _check(field: dataclasses.Field, value: Any) -> None:
     rules = field.metadata
     if type(value) is not kinds[str(field.type)]:
         raise ConfigError(field.name, f"{value!r} is not of type {field.type} ({rules['about']})")
+    if field.name in CARDS:
+        CARDS[field.name](str(value))
     if field.name == "preset" and value not in PRESETS:
         raise ConfigError("preset", f"no preset {value!r}; {nearest(value, PRESETS)}")
     if rules["choices"] and value not in rules["choices"]:

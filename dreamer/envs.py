@@ -32,7 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamer.adapters import PREFIXES, adapted
-from dreamer.config import IMAGE_SHAPE, Config, ConfigError, UserError, nearest
+from dreamer.config import IMAGE_SHAPE, Config
+from dreamer.errors import ConfigError, UserError, nearest
 from dreamer.simulators import ActionSpace, Outcome, Simulator, affine
 from dreamer.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar, ToyHome
 

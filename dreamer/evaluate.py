@@ -21,9 +21,10 @@ import numpy as np
 from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import load_checkpoint
-from dreamer.config import Config, UserError, config_from_dict
+from dreamer.config import Config, config_from_dict
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
+from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.run_folder import checkpoint_paths

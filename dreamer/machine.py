@@ -7,7 +7,8 @@ import os
 
 import torch
 
-from dreamer.config import Config, UserError
+from dreamer.config import Config
+from dreamer.errors import UserError
 
 # glibc's mallopt parameters (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamer.config import Config, ConfigError
+from dreamer.config import Config
 from dreamer.envs import ActionSpace
+from dreamer.errors import ConfigError
 from dreamer.fast.fused import available, fused
 from dreamer.machine import mixed_precision
 from dreamer.rssm import State
@@ -52,8 +53,6 @@ class Planet(nn.Module):
     The objective is the undiscounted sum of predicted rewards. Several environments are planned
     for in one batch. The interface is that of the behaviours in behaviour.py.
     """
-
-    PLANS = True
 
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()

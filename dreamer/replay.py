@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer.config import IMAGE_SHAPE, Config, UserError
+from dreamer.config import IMAGE_SHAPE, Config
+from dreamer.errors import UserError
 
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
 TRAINING_BYTES = 16 * 2**30  # of a GPU's memory that are kept free for all but replay

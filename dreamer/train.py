@@ -26,9 +26,10 @@ from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint
 from dreamer.collect import Collector, Round, make_collector
-from dreamer.config import Config, UserError, config_dict, config_from_dict, outcome_dict
+from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
 from dreamer.envs import make_environment
 from dreamer.episodes import play_episode
+from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
 from dreamer.run_folder import Status, checkpoint_paths

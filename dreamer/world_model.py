@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from dreamer.distributions import Normal, normal_kl
 from dreamer.networks import Decoder, Dense, Encoder, full_precision, to_float
 from dreamer.replay import Batch
 from dreamer.rssm import RSSM, Observed, State
+from dreamer.variants import load_class, representation_card
 
 KL_CLIPS = {  # kl [B, L], free nats -> loss
     "average": lambda kl, free_nats: kl.mean().clamp(min=free_nats),  # released TF2 code
@@ -30,9 +30,18 @@ class ModelLosses(NamedTuple):
     states: State  # [B, L, ...] posterior states, detached: imagination starts here
 
 
+class Seen(NamedTuple):
+    """A batch, as the model saw it."""
+
+    image: Tensor  # [B, L, 64, 64, 3], float
+    embed: Tensor  # [B, L, E]
+    action: Tensor  # [B, L, A] that led to the image
+    observed: Observed  # posterior states, and the beliefs they were drawn from
+    feature: Tensor  # [B, L, S + D] of the posterior states
+
+
 class Representation(nn.Module):
-    """A way to learn states: `forward(image, embed, feature)` gives named losses of a batch, from
-    images [B, L, 64, 64, 3], embeddings [B, L, E] and posterior states [B, L, S + D]."""
+    """A way to learn states, made from (config, A). Others stand on a card (variants.py)."""
 
     decoder: Decoder | None  # that the representation learns itself
 
@@ -40,17 +49,21 @@ class Representation(nn.Module):
         super().__init__()
         self.decoder = None
 
+    def forward(self, seen: Seen) -> dict[str, Tensor]:
+        """Named losses of a batch, added to those of the reward and the KL."""
+        raise NotImplementedError
+
 
 class Reconstruction(Representation):
     """Images are reconstructed from states (Eq. 10); the decoder also makes the videos."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, action_size: int):
         super().__init__()
         self.decoder = Decoder(config.feature_size, config.conv_depth)
 
-    def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
+    def forward(self, seen: Seen) -> dict[str, Tensor]:
         assert self.decoder is not None
-        return {"image_loss": image_loss(self.decoder(feature), image)}
+        return {"image_loss": image_loss(self.decoder(seen.feature), seen.image)}
 
 
 class Contrastive(Representation):
@@ -63,32 +76,25 @@ class Contrastive(Representation):
 
     MIN_STD = 0.1
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, action_size: int):
         super().__init__()
         self.state_model = Dense(config.embed_size, 2 * config.feature_size, config.dense_units, 2)
 
-    def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
-        mean, std = self.state_model(embed.flatten(0, 1)).chunk(2, -1)
+    def forward(self, seen: Seen) -> dict[str, Tensor]:
+        mean, std = self.state_model(seen.embed.flatten(0, 1)).chunk(2, -1)
         belief = Normal(mean, F.softplus(std) + self.MIN_STD)
-        information = information_bound(belief, feature.flatten(0, 1))
+        information = information_bound(belief, seen.feature.flatten(0, 1))
         return {"contrastive_loss": -information}
 
 
 class RewardOnly(Representation):
     """States are learned from rewards (and the KL) alone."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, action_size: int):
         super().__init__()
 
-    def forward(self, image: Tensor, embed: Tensor, feature: Tensor) -> dict[str, Tensor]:
+    def forward(self, seen: Seen) -> dict[str, Tensor]:
         return {}
-
-
-REPRESENTATIONS: dict[str, Callable[[Config], Representation]] = {
-    "reconstruction": Reconstruction,
-    "contrastive": Contrastive,
-    "reward": RewardOnly,
-}
 
 
 class WorldModel(nn.Module):
@@ -104,7 +110,8 @@ class WorldModel(nn.Module):
         self.discount_head = (
             Dense(size, 1, units, config.discount_layers) if config.discount_head else None
         )
-        self.representation = REPRESENTATIONS[config.representation](config)
+        card = representation_card(config.representation)
+        self.representation: Representation = load_class(card)(config, action_size)
         needs_probe = self.representation.decoder is None and config.probe_decoder
         self.probe = Decoder(size, config.conv_depth) if needs_probe else None
 
@@ -139,7 +146,9 @@ class WorldModel(nn.Module):
         embed, observed = self.observe(image, batch.action, noise)
         feature = observed.states.feature
         kl = normal_kl(observed.posterior, observed.prior)
-        parts: dict[str, Tensor] = self.representation(image, embed, feature)
+        parts: dict[str, Tensor] = self.representation(
+            Seen(image, embed, batch.action, observed, feature)
+        )
         target = REWARD_TRANSFORMS[config.reward_transform](batch.reward)
         parts["reward_loss"] = unit_normal_loss(self.reward(feature), target)
         parts["kl_loss"] = config.kl_scale * KL_CLIPS[config.kl_clip](kl, config.free_nats)

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import RESULTS
 from slurm.profiles import Profile, load_profile
 
@@ -262,7 +262,7 @@ def ask(check: str, *arguments: str, within_s: float, **environment: str) -> Any
         raise hanging from None
     if done.returncode != 0:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise FailedCheckError(last.removeprefix("dreamer.config.UserError: ")[:200])
+        raise FailedCheckError(last.removeprefix("dreamer.errors.UserError: ")[:200])
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.config import nearest
+from dreamer.errors import nearest
 from suites.language import nodes
 from suites.language.nodes import Node
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from slurm import job as in_job
 from slurm.job import Job
 from slurm.profiles import Profile

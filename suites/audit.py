@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import BEFORE, UserError, nearest
+from dreamer.config import BEFORE
+from dreamer.errors import UserError, nearest
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dreamer.config import UserError, nearest
+from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS

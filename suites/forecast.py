@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.run_folder import State
+from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
 from suites.language.suite import Run
 from suites.record.provenance import ROOT
@@ -178,5 +179,6 @@ def _rate(table: Sequence[_Row], config: Mapping[str, Any], device: str) -> Rate
         return behaviour_differs, row.representation != config["representation"]
 
     # A step of planning takes far longer than one of a policy, so neither stands for the other.
-    rows = [r for r in rows if (r.behaviour == "planet") == (config["behaviour"] == "planet")]
+    plans = behaviour_card(config["behaviour"]).plans
+    rows = [row for row in rows if behaviour_card(row.behaviour).plans == plans]
     return min(rows, key=differences).rate if rows else None

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites import command
 from suites.language.suite import Run
 from suites.record import mongo_urls

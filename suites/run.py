@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import State, StatusRecord
 from suites import command, forecast
 from suites.command import as_text, group_by_seed

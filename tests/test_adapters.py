@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dreamer.adapters import AtariSimulator
-from dreamer.config import ConfigError, UserError, make_config
+from dreamer.config import make_config
 from dreamer.envs import RepeatedEnvironment, make_environment, make_simulator
+from dreamer.errors import ConfigError, UserError
 from dreamer.simulators import as_picture
 
 

@@ -8,8 +8,9 @@ import torch
 
 from dreamer.agent import Agent
 from dreamer.behaviour import Dreamer, NoValue
-from dreamer.config import Config, ConfigError, make_config
+from dreamer.config import Config, make_config
 from dreamer.envs import ActionSpace
+from dreamer.errors import ConfigError
 from dreamer.planner import Planet, cross_entropy_method
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dreamer import envs
-from dreamer.config import IMAGE_SHAPE, ConfigError, UserError, make_config
+from dreamer.config import IMAGE_SHAPE, make_config
 from dreamer.envs import (
     TASKS,
     ControlSimulator,
@@ -22,6 +22,7 @@ from dreamer.envs import (
     make_environment,
     make_simulator,
 )
+from dreamer.errors import ConfigError, UserError
 from dreamer.simulators import ActionSpace, Outcome, Simulator
 from dreamer.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 
@@ -452,7 +453,7 @@ def bare_environment(**extra: str) -> dict[str, str]:
 
 
 CHOOSE = """
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.envs import choose_renderer, renderer_name
 try:
     print(choose_renderer())

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer.config import UserError, make_config
+from dreamer.config import make_config
+from dreamer.errors import UserError
 from dreamer.replay import (
     IMAGE_BYTES,
     Batch,

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
-from dreamer.config import BEFORE, Config, UserError, make_config
+from dreamer.config import BEFORE, Config, make_config
 from dreamer.envs import Probe
+from dreamer.errors import UserError
 from dreamer.replay import Cursor, Replay
 from dreamer.train import (
     COLLECT,

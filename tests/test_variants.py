@@ -11,12 +11,12 @@ import torch
 from test_train import assert_same_run, minute, stopper
 
 from dreamer import evaluate
-from dreamer.agent import BEHAVIOURS
 from dreamer.config import make_config
 from dreamer.networks import Encoder, to_float
 from dreamer.toys import GREEN, RED, glows
 from dreamer.train import train
-from dreamer.world_model import REPRESENTATIONS, Contrastive
+from dreamer.variants import BEHAVIOURS, REPRESENTATIONS
+from dreamer.world_model import Contrastive
 
 PLANNER = {"planner_candidates": 20, "planner_elites": 5, "planner_horizon": 3}
 ENDS = {"task": "toy_end", "discount_head": True}
@@ -71,7 +71,7 @@ def information_learned(shuffled: bool) -> tuple[float, float]:
     """The bound in nats on new pairs, before and after 200 updates of encoder and state model."""
     config = make_config("tiny", {"conv_depth": 2, "deter_size": 4, "stoch_size": 2})
     torch.manual_seed(0)
-    encoder, contrastive = Encoder(config.conv_depth), Contrastive(config)
+    encoder, contrastive = Encoder(config.conv_depth), Contrastive(config, 2)
     parameters = [*encoder.parameters(), *contrastive.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=2e-3)
     generator = np.random.default_rng(1)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import write_text
 
 COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")

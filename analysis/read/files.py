@@ -15,7 +15,7 @@ import orjson
 
 from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pandas as pd
 
 from analysis.read.cache import Cached, read_cache, write_cache
 from analysis.read.source import METRICS, Points, RunRow, Source, no_points
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import Status
 from suites.language.suite import Suite
 

@@ -13,7 +13,7 @@ import numpy as np
 from analysis.read.files import FileSource
 from analysis.read.source import Points, RunRow, Source, run_row
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.record import mongo_urls
 
 STATED = ["status", "fail_trace", "artifacts", "config", "info"]

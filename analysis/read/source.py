@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 
 METRICS = ("evaluate_return", "episode_return")  # always read
 UNKNOWN_ATTEMPT = 0  # attempts are numbered from 1

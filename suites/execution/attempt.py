@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 
 from dreamer import run_folder
-from dreamer.config import Config, UserError, config_from_dict
+from dreamer.config import Config, config_from_dict
+from dreamer.errors import UserError
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import State
 from slurm import doctor
 from slurm import sbatch as slurm

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import Status
 from suites.execution.attempt import execute
 from suites.execution.spec import EXIT_BAD_INPUT, EXIT_BUSY, EXIT_CODES, Spec

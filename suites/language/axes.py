@@ -6,8 +6,9 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dreamer.config import Config, ConfigError, UserError, check_setting, nearest
+from dreamer.config import Config, check_setting
 from dreamer.envs import TASKS, is_task
+from dreamer.errors import ConfigError, UserError, nearest
 from suites.language.identity import SETTINGS
 from suites.language.nodes import Node, kind, show
 

@@ -18,8 +18,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamer.config import Config, nearest
+from dreamer.config import Config
 from dreamer.envs import TASKS, is_task
+from dreamer.errors import nearest
+from dreamer.variants import BEHAVIOURS
 from suites.language.nodes import Node, kind, show
 
 SCALES = Path(__file__).resolve().parents[2] / "results" / "published" / "scales.csv"
@@ -30,7 +32,6 @@ DEFAULT_SCALE = "control"
 NUMBERS = tuple(
     name for name, field in Config.__dataclass_fields__.items() if field.type in ("int", "float")
 )
-BEHAVIOURS = Config.__dataclass_fields__["behaviour"].metadata["choices"]
 
 
 class Axis(NamedTuple):

@@ -23,11 +23,9 @@ def run_id(config: Mapping[str, Any]) -> str:
     """
     outcome = {k: config[k] for k in outcome_settings() if config[k] != BEFORE.get(k)}
     digest = hashlib.sha256(_dumps(outcome).encode()).hexdigest()[:HASH_DIGITS]
-    task = re.sub(r"[^A-Za-z0-9_.]", "_", config["task"])
-    return (
-        f"{task}-{config['behaviour']}-{config['representation']}"
-        f"-{config['preset']}-s{config['seed']}-{digest}"
-    )
+    names = [config[key] for key in ("task", "behaviour", "representation", "preset")]
+    prefix = "-".join(re.sub(r"[^A-Za-z0-9_.]", "_", name) for name in names)
+    return f"{prefix}-s{config['seed']}-{digest}"
 
 
 def overrides_of(config: Mapping[str, Any]) -> dict[str, Any]:

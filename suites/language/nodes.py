@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dreamer.config import UserError, nearest
+from dreamer.errors import UserError, nearest
 
 MAX_NODES = 1_000_000  # more come from anchors that multiply
 

@@ -28,7 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.config import PRESETS, ConfigError, UserError, check_together, nearest
+from dreamer.config import PRESETS, check_together
+from dreamer.errors import ConfigError, UserError, nearest
 from suites.execution.executors import EXECUTORS, FALLBACK
 from suites.language import nodes
 from suites.language.axes import (

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from dreamer.run_folder import State, Status, StatusRecord
 
 LOCK_WAIT_S = 0.5

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.record.provenance import without_credentials
 
 VARIABLE = "DREAMER_MONGO_URL"

@@ -17,7 +17,7 @@ from analysis.count.summary import planned_runs
 from analysis.read.curves import COLUMNS, read_curves, released_entries, write_released
 from analysis.read.files import FileSource
 from analysis.read.frame import load
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.language.suite import expand
 
 RELEASED = os.environ.get("DREAMER_TEST_RELEASED_CURVES")  # the released score file

@@ -8,7 +8,7 @@ from helpers import suite_file, write_scores
 from analysis import commands
 from analysis.draw import suite as drawing
 from analysis.read.files import FileSource
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.language import figures
 from suites.language.axes import TASK_SETS
 from suites.language.suite import expand

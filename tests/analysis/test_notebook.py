@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import analysis
 from analysis import make_figures, reproduction, synthetic
 from analysis.read.frame import FRAME_COLUMNS
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.language.suite import expand
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import profile_of
 
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from slurm.profiles import PROFILES, load_profile
 from suites.language import nodes
 

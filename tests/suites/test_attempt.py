@@ -15,7 +15,8 @@ import torch
 from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
 
 from dreamer import run_folder
-from dreamer.config import UserError, config_from_dict
+from dreamer.config import config_from_dict
+from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
 from suites.execution import heartbeat

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamer.config import (
-    BEFORE,
-    PRESETS,
-    UserError,
-    config_from_dict,
-    make_config,
-    outcome_dict,
-)
+from dreamer.config import BEFORE, PRESETS, config_from_dict, make_config, outcome_dict
 from dreamer.envs import TASKS, is_task
+from dreamer.errors import UserError
 from suites.language.axes import TASK_SETS
 from suites.language.identity import overrides_of, run_id
 from suites.language.suite import expand, merge
@@ -255,7 +249,7 @@ def test_run_id_has_no_character_that_a_file_system_minds():
 # --- Bad input ------------------------------------------------------------------------------------
 
 BAD = {
-    "grid.behaviour[1]: no 'dremer'; did you mean 'dreamer'?": (
+    "grid.behaviour[1]: no behaviour 'dremer'; did you mean 'dreamer'?": (
         4, BASE + "grid:\n  behaviour: [planet, dremer]\n"),
     "grid: no 'behavior'; did you mean 'behaviour'?": (4, BASE + "grid:\n  behavior: planet\n"),
     "no 'sedes'; did you mean 'seeds'?": (3, BASE + "sedes: 3\n"),
@@ -288,7 +282,7 @@ BAD = {
     "tasks.toy_dot.horizon: horizon is also an axis": (
         3, BASE + "tasks: {toy_dot: {horizon: 4}}\ngrid: {horizon: [5, 6]}\n"),
     "exclude: excludes nothing": (3, BASE + "exclude: {behaviour: planet}\n"),
-    "exclude.behaviour: no 'plant'; did you mean 'planet'?": (
+    "exclude.behaviour: no behaviour 'plant'; did you mean 'planet'?": (
         3, BASE + "exclude: {behaviour: plant}\n"),
     "no runs": (1, BASE + "exclude: {behaviour: dreamer}\n"),
     "which task?": (1, "preset: tiny\n"),

@@ -18,7 +18,7 @@ import pytest
 from helpers import ROOT, SUITE
 
 from dreamer import run_folder
-from dreamer.config import UserError
+from dreamer.errors import UserError
 from suites.execution.environment import gpus, worker_environment
 from suites.execution.executors import states
 from suites.execution.local import default_workers
