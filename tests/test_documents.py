@@ -88,3 +88,22 @@ def test_the_commands_of_the_suites_readme_run_as_they_stand(tmp_path: Path) -> 
             capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+PYTHON = [path for path in DOCUMENTS if blocks(path, "python")]
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_python_in_documents_is_run_by_a_test(path: Path) -> None:
+    assert path in (ROOT / "dreamer/README.md", ROOT / "analysis/README.md")
+
+
+def test_the_python_of_the_dreamer_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    code = "\n".join(blocks(ROOT / "dreamer/README.md", "python"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, timeout=300,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"return \d+\.\d\n", done.stdout)
