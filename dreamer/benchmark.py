@@ -39,6 +39,7 @@ from dreamer.machine import mixed_precision, prepare_machine
 from dreamer.networks import to_float
 from dreamer.planner import Planet
 from dreamer.replay import Batch, Episode, Replay, on_device
+from dreamer.world_model import Seen
 
 SUITE_LIMIT_S = 420.0  # of --gpu-suite: what has not begun by then is left out
 PARITY_UPDATES = 100
@@ -128,9 +129,9 @@ class Bench:
         model = agent.model
         with torch.no_grad(), self.precision():
             image = to_float(batch.image)
-            embed, seen = model.observe(image, batch.action, self.noise.posterior)
-        embed, feature = embed.requires_grad_(), seen.states.feature.requires_grad_()
-        starts = agent.starts(seen.states)
+            embed, observed = model.observe(image, batch.action, self.noise.posterior)
+        embed, feature = embed.requires_grad_(), observed.states.feature.requires_grad_()
+        starts = agent.starts(observed.states)
         representation = agent.config.representation
 
         def encoder() -> None:
@@ -145,7 +146,8 @@ class Bench:
 
         def represent() -> None:
             with self.precision():
-                out = model.representation(image, embed, feature)
+                seen = Seen(image, embed, batch.action, observed, feature)
+                out = model.representation(seen)
             backward(out.values(), [embed, feature, *model.representation.parameters()])
 
         def probe() -> None:

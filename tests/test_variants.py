@@ -16,7 +16,7 @@ from dreamer.networks import Encoder, to_float
 from dreamer.toys import GREEN, RED, glows
 from dreamer.train import train
 from dreamer.variants import BEHAVIOURS, REPRESENTATIONS
-from dreamer.world_model import Contrastive
+from dreamer.world_model import Contrastive, Seen
 
 PLANNER = {"planner_candidates": 20, "planner_elites": 5, "planner_horizon": 3}
 ENDS = {"task": "toy_end", "discount_head": True}
@@ -79,7 +79,8 @@ def information_learned(shuffled: bool) -> tuple[float, float]:
     def information() -> torch.Tensor:
         image, state = pictures_and_states(generator, shuffled, config.feature_size)
         embed = encoder(image)[:, None]
-        return -contrastive(image, embed, state[:, None])["contrastive_loss"]
+        seen = Seen(image, embed, action=None, observed=None, feature=state[:, None])
+        return -contrastive(seen)["contrastive_loss"]
 
     def measured() -> float:
         with torch.no_grad():
