@@ -26,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -337,9 +337,9 @@ def _first_frame_or_end() -> Iterator[None]:
     after FIRST_FRAME_TIMEOUT_S the process says where it hangs and ends.
     """
     path = os.path.join(tempfile.gettempdir(), f"dreamer-first-frame-{os.getuid()}.lock")
-    with open(path, "w") as turn:
+    with _lock_file(path) as turn:
         patience = time.monotonic() + FIRST_FRAME_TIMEOUT_S
-        while not _locked(turn) and time.monotonic() < patience:
+        while turn and not _locked(turn) and time.monotonic() < patience:
             time.sleep(0.05)
         faulthandler.dump_traceback_later(
             FIRST_FRAME_TIMEOUT_S, exit=True, file=sys.__stderr__ or 2
@@ -350,7 +350,22 @@ def _first_frame_or_end() -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def _locked(file: TextIO) -> bool:
+@contextlib.contextmanager
+def _lock_file(path: str) -> Iterator[int | None]:
+    """The file's descriptor; None where it cannot be opened, or is a link: others may write in the
+    folder, and a link could lead to any file of ours."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -529,3 +529,12 @@ def test_first_frames_take_turns_but_wait_for_nobody_for_ever(tmp_path) -> None:
         done = run_python(GUARD.format(seconds=0), bare_environment(TMPDIR=str(tmp_path)))
     assert done.stdout == "my turn\nwent on\n", done.stderr
     assert done.returncode == 0
+
+
+def test_the_lock_of_first_frames_is_not_opened_through_a_link(tmp_path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("as it was")
+    (tmp_path / f"dreamer-first-frame-{os.getuid()}.lock").symlink_to(precious)
+    done = run_python(GUARD.format(seconds=0), bare_environment(TMPDIR=str(tmp_path)))
+    assert done.stdout == "my turn\nwent on\n", done.stderr
+    assert precious.read_text() == "as it was"
