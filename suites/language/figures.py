@@ -24,7 +24,7 @@ from dreamer.errors import nearest
 from dreamer.variants import BEHAVIOURS
 from suites.language.nodes import Node, kind, show
 
-SCALES = Path(__file__).resolve().parents[2] / "results" / "published" / "scales.csv"
+PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
 FIGURES = ("curves", "sweep", "bars", "aggregates", "strips", "predictions", "observations")
 DEFAULT_FIGURES = ("curves", "aggregates", "strips", "observations")
 DEFAULT_SWEEP_FIGURES = ("sweep", "strips", "observations")  # of a suite with an `x`
@@ -156,6 +156,20 @@ def _range(node: Node) -> tuple[float, float]:
     return low, high
 
 
+def published_method(node: Node) -> str:
+    """A method of results/published/scores.csv."""
+    name = node.text()
+    if name not in published_methods():
+        raise node.error(f"no published method {show(name)}; {nearest(name, published_methods())}")
+    return name
+
+
+@cache
+def published_methods() -> frozenset[str]:
+    with open(PUBLISHED / "scores.csv", encoding="utf-8", newline="") as file:
+        return frozenset(row["method"] for row in csv.DictReader(file))
+
+
 def named_scale(name: str) -> Scale:
     """A scale in results/published/scales.csv."""
     return Scale(scales()[name])
@@ -165,7 +179,7 @@ def named_scale(name: str) -> Scale:
 def scales() -> dict[str, dict[str, tuple[float, float]]]:
     """{scale: {task: (lowest, highest)}}"""
     found: dict[str, dict[str, tuple[float, float]]] = {}
-    with open(SCALES, encoding="utf-8", newline="") as file:
+    with open(PUBLISHED / "scales.csv", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             found.setdefault(row["scale"], {})[row["task"]] = float(row["low"]), float(row["high"])
     return found

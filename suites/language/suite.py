@@ -47,7 +47,7 @@ from suites.language.axes import (
     unknown_key,
     zip_axis,
 )
-from suites.language.figures import Shown, shown
+from suites.language.figures import Shown, published_method, shown
 from suites.language.identity import SETTINGS, outcome_settings, preset_settings, run_id
 from suites.language.nodes import Node, one_line, show
 
@@ -156,7 +156,7 @@ def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) ->
         workers=body["workers"].whole(1) if "workers" in body else None,
         runs_per_gpu=body["runs_per_gpu"].whole(1) if "runs_per_gpu" in body else 1,
         observers=tuple(_observer(node) for node in entries(body, "observers")),
-        published=tuple(node.text() for node in entries(body, "published")),
+        published=tuple(published_method(node) for node in entries(body, "published")),
         shown=shown(body),
         runs=list(runs.values()),
     )

@@ -105,6 +105,10 @@ def test_any_number_can_be_on_the_x_axis(tmp_path):
     [
         ("figures: [bar]", "figures[0]: no figure 'bar'; did you mean 'bars'?"),
         ("figures: []", "figures: an empty list"),
+        (
+            "published: [d4pg, plant]",
+            "published[1]: no published method 'plant'; did you mean 'planet'?",
+        ),
         ("figures: [bars, bars]", "figures[1]: 'bars' is given twice"),
         ("figures: [sweep]", "figures: sweep needs a setting on its x-axis: give `x:`"),
         ("x: horizn", "x: no setting 'horizn' with numbers; did you mean 'horizon'?"),
