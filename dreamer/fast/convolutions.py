@@ -9,6 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, *, transposed: bool, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Of x and weight, as `wanted`, where a (transposed) convolution of stride 2 has `gradient`."""
+    stride, padding, dilation, groups = [2, 2], [0, 0], [1, 1], 1
+    to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+        *(gradient, x, weight, None, stride, padding, dilation),
+        *(transposed, [0, 0], groups, [*wanted, False]),  # oneDNN's own bias sum is less exact
+    )
+    return to_x, to_weight
+
+
 class Convolution(nn.Conv2d):
     """A convolution of stride 2, even kernel and no padding. On a CPU the gradient of its input is
     computed at the lower resolution (`sub_pixel_transpose`): for few channels in half the time."""
@@ -30,11 +42,7 @@ class _SubPixelBackward(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        stride, padding, dilation = [2, 2], [0, 0], [1, 1]
-        _, to_weight, _ = torch.ops.aten.convolution_backward(
-            *(gradient, x, weight, None, stride, padding, dilation),
-            *(False, [0, 0], 1, [False, True, False]),
-        )
+        _, to_weight = gradients(gradient, x, weight, transposed=False, wanted=(False, True))
         # Pixels beyond the last window were not seen: their gradient is zero.
         cells = _cells(gradient, weight, weight.new_zeros(weight.shape[1]))
         to_x = _written(cells, x.shape)
@@ -116,12 +124,9 @@ class _SubPixelForward(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        stride, padding, dilation = [2, 2], [0, 0], [1, 1]
-        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-            *(gradient, x, weight, None, stride, padding, dilation),
-            *(True, [0, 0], 1, [*ctx.needs_input_grad[:2], False]),
-        )
-        return to_x, to_weight, gradient.sum((0, 2, 3))  # oneDNN's own sum is less exact
+        wanted = ctx.needs_input_grad[:2]
+        to_x, to_weight = gradients(gradient, x, weight, transposed=True, wanted=wanted)
+        return to_x, to_weight, gradient.sum((0, 2, 3))
 
 
 def as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
