@@ -16,6 +16,7 @@ from dreamer.behaviour import Behaviour
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
 from dreamer.envs import ActionSpace
+from dreamer.errors import ConfigError
 from dreamer.fast.cuda_graph import Graphed
 from dreamer.machine import mixed_precision
 from dreamer.networks import to_float, to_uint8
@@ -48,11 +49,8 @@ class Agent:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed(config.seed, "initialise", 0))
             self.model = WorldModel(config, space.size).to(self.device)
-            card = behaviour_card(config.behaviour)
-            self.behaviour: Behaviour = load_class(card)(config, space).to(self.device)
-        self.acts_with = card.acts_with
-        model_rates = dict.fromkeys(("model", "probe"), "model_learning_rate")
-        self.learning_rates = {**model_rates, **card.learning_rates}  # group -> its setting
+            self.card = behaviour_card(config.behaviour)
+            self.behaviour: Behaviour = load_class(self.card)(config, space).to(self.device)
         self.parameters = self._parameter_groups()
         self.optimisers = {name: self._adam(name) for name in self.parameters}
         self._learn = self._learner()
@@ -61,19 +59,20 @@ class Agent:
         groups = {"model": self.model.model_parameters()}
         if self.model.probe is not None:
             groups["probe"] = list(self.model.probe.parameters())
-        learned = self.behaviour.parameter_groups()
-        card = behaviour_card(self.config.behaviour)
+        learned, card = self.behaviour.parameter_groups(), self.card
         if set(learned) != set(card.learning_rates) or not set(card.acts_with) <= set(learned):
-            raise ValueError(
-                f"behaviour {self.config.behaviour} learns {sorted(learned)}; its card has the "
-                f"learning rates of {sorted(card.learning_rates)} and acts with {card.acts_with}"
+            raise ConfigError(
+                "behaviour",
+                f"{self.config.behaviour} learns {sorted(learned)}, but its card has the learning "
+                f"rates of {sorted(card.learning_rates)} and acts with {sorted(card.acts_with)}",
             )
         return {**groups, **learned}
 
     def _adam(self, group: str) -> torch.optim.Adam:
         """On a GPU its learning rate is a tensor there, which a captured graph reads anew at every
         replay: change it in place."""
-        value = getattr(self.config, self.learning_rates[group])
+        setting = self.card.learning_rates.get(group, "model_learning_rate")  # model and probe
+        value = getattr(self.config, setting)
         cuda = self.device.type == "cuda"
         rate = torch.tensor(value, device=self.device) if cuda else value
         parameters, epsilon = self.parameters[group], self.config.adam_epsilon
@@ -219,7 +218,7 @@ class Agent:
     def _policy_parameters(self) -> list[nn.Parameter]:
         modules = (self.model.encoder, self.model.rssm, self.model.reward_head)
         model = [parameter for module in modules for parameter in module.parameters()]
-        return model + [p for group in self.acts_with for p in self.parameters[group]]
+        return model + [p for group in self.card.acts_with for p in self.parameters[group]]
 
     def state_dict(self) -> dict[str, Any]:
         """All that learning has changed."""

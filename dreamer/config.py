@@ -233,7 +233,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # settles on one action before the model has seen what others do.
         actor_learning_rate=3e-5,
         shadow_size=512,  # half the time of a frame; at most 0.2 % of the pixels differ visibly
-        # A pole is a few pixels, worth a few nats: at the paper's price it is not remembered.
+        # At a KL scale of 1, what a few pixels tell (a pole) is not worth remembering.
         kl_scale=0.1,
         free_nats=0.0,
     ),

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.config import Config, config_from_dict
-from dreamer.envs import make_environment
+from dreamer.envs import ActionSpace, make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
@@ -70,6 +71,13 @@ def load(path: Path) -> Loaded:
     return Loaded(path, config_from_dict(content["config"]), content)
 
 
+def restored(loaded: Loaded, space: ActionSpace, device: torch.device | str = "cpu") -> Agent:
+    """The agent of a checkpoint."""
+    agent = Agent(loaded.config, space, device)
+    agent.load_state_dict(loaded.content["agent"])
+    return agent
+
+
 def evaluate(
     loaded: Loaded, device: str, episodes: int, seed: int
 ) -> tuple[Agent, Iterator[Episode]]:
@@ -77,8 +85,7 @@ def evaluate(
     config = dataclasses.replace(loaded.config, device=device)
     place = prepare_machine(config)
     env = make_environment(config, evaluation=True)
-    agent = Agent(config, env.action_space, place)
-    agent.load_state_dict(loaded.content["agent"])
+    agent = restored(loaded._replace(config=config), env.action_space, place)
 
     def play() -> Iterator[Episode]:
         try:

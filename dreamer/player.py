@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dreamer.agent import Agent, Memory
 from dreamer.config import Config
 from dreamer.envs import RepeatedEnvironment, make_environment
-from dreamer.evaluate import load_newest
+from dreamer.evaluate import load_newest, restored
 from dreamer.seeding import torch_generator
 
 
@@ -46,9 +46,7 @@ def load_player(run_dir: Path | str) -> Player:
     Raises UserError if there is no checkpoint. The run may still be going on.
     """
     loaded = load_newest(Path(run_dir))
-    config = loaded.config
-    env = make_environment(config, evaluation=True)
-    agent = Agent(config, env.action_space)
+    env = make_environment(loaded.config, evaluation=True)
+    agent = restored(loaded, env.action_space)
     env.close()
-    agent.load_state_dict(loaded.content["agent"])
-    return Player(config, agent)
+    return Player(loaded.config, agent)

@@ -6,7 +6,7 @@
 
 `observe` is a scan of `posterior`, `imagine` a scan of `prior`. Products that do not depend on the
 previous state (of actions and embeddings) are computed once for the whole sequence, and so are the
-gradients of the weights inside `observe` (`OneGradient`).
+gradients of the weights inside `observe` (`one_gradient`).
 """
 
 from __future__ import annotations

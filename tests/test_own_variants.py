@@ -153,7 +153,7 @@ def test_a_card_that_forgets_a_group_is_an_error(name: str, monkeypatch) -> None
     card = BEHAVIOURS[name]
     wrong = BehaviourCard(label=card.label, code=card.code, learning_rates={"critic": "discount"})
     monkeypatch.setitem(BEHAVIOURS, name, wrong)
-    with pytest.raises(ValueError, match="its card has the learning rates of"):
+    with pytest.raises(ConfigError, match="its card has the learning rates of"):
         Agent(config, ActionSpace(2, discrete=False))
 
 
