@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dreamer.agent import Agent
 from dreamer.config import Config
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine

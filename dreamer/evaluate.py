@@ -23,7 +23,8 @@ from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.config import Config, config_from_dict
-from dreamer.envs import ActionSpace, make_environment
+from dreamer.envs.environment import make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine

@@ -27,7 +27,7 @@ from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint
 from dreamer.collect import Collector, Round, make_collector
 from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine

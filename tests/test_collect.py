@@ -15,7 +15,7 @@ from test_train import CONTEXT, assert_same_run, minute, records
 from dreamer.agent import Agent
 from dreamer.collect import Beside, Here, Round
 from dreamer.config import Config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode

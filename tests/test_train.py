@@ -15,7 +15,7 @@ import torch
 
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import BEFORE, Config, make_config
-from dreamer.envs import Probe
+from dreamer.envs.toys import Probe
 from dreamer.errors import UserError
 from dreamer.replay import Cursor, Replay
 from dreamer.train import (

@@ -16,7 +16,7 @@ from sacred.utils import SacredInterrupt
 
 from dreamer import run_folder
 from dreamer.config import Config
-from dreamer.envs import renderer_name
+from dreamer.envs.rendering import renderer_name
 from dreamer.evaluate import PREDICTION_FPS, prediction_frames, write_video
 from dreamer.run_folder import Status
 from dreamer.train import Progress, Summary, train
