@@ -90,7 +90,7 @@ def train(
 
 
 class _StoppedError(Exception):
-    """Someone asked to stop; what was begun (an episode, an evaluation) is dropped."""
+    """A stop was asked for; the episode or evaluation under way is dropped."""
 
 
 class Trainer:
@@ -133,9 +133,9 @@ class Trainer:
     def collect(self) -> None:
         """A round of training episodes into replay; the first ones from random actions.
 
-        In parallel the next round then begins, beside the updates that this one's env_steps call
-        for: its weights are those that the episode before it could already have used. Only the
-        first one after the seed episodes waits, for weights that have learned anything at all.
+        With `collect: parallel` the next round begins at once and is played during the updates
+        that this round's env_steps call for. Only the first one after the seed episodes waits for
+        these updates, so that its weights have learned something.
         """
         if self.collector.round is None:
             self.collector.start(next_round(self.config, self.counters, self.space.discrete))
