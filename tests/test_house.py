@@ -17,7 +17,15 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 CORE = [
     *("errors", "variants", "config", "run_folder", "machine", "seeding", "simulators", "toys"),
     *("adapters", "envs"),
-    *("replay", "distributions", "views", "fast.products", "fast.gru", "fast.convolutions"),
+    *(
+        "replay_files",
+        "replay",
+        "distributions",
+        "views",
+        "fast.products",
+        "fast.gru",
+        "fast.convolutions",
+    ),
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),
     *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "player"),
