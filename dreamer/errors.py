@@ -22,6 +22,10 @@ class ConfigError(UserError):
         self.message = message
 
 
+class DamagedError(UserError, ValueError):
+    """A file does not hold what was written to it. Names the file and what to do."""
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest valid one, else all of them."""
     known = sorted(names)

@@ -310,15 +310,15 @@ class Trainer:
         replay = Replay(
             self.run_dir / run_folder.REPLAY, self.space.size, self.config.length, cursor
         )
-        forecast_bytes = forecast(self.config, self.space.size).disk_bytes
-        needed = forecast_bytes - cursor.agent_steps * replay.step_bytes
+        expected = forecast(self.config, self.space.size)
+        needed = replay.disk_bytes(expected.steps - cursor.agent_steps)
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
                 f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
                 f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
             )
-        self.source = on_device(replay, forecast_bytes, self.device)
+        self.source = on_device(replay, expected.raw_bytes, self.device)
         return replay
 
     def close(self) -> None:
