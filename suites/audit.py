@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import BEFORE
+from dreamer.config import BEFORE, outcome_values
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
-from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
@@ -137,12 +136,12 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
             "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
         )
     else:
-        recorded = BEFORE | r.config  # settings that came later had this value
-        differing = sorted(
-            key for key in outcome_settings() if recorded.get(key) != r.run.config[key]
-        )
+        expected = outcome_values(r.run.config)
+        # Settings that came later had their `before` value; what is missing is shown as None.
+        recorded = outcome_values(dict.fromkeys(expected) | {"env_steps": 0} | BEFORE | r.config)
+        differing = sorted(key for key in expected if recorded[key] != expected[key])
         if differing:
-            shown = ", ".join(f"{k}={recorded.get(k)!r}" for k in differing)
+            shown = ", ".join(f"{k}={recorded[k]!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.provenances:
         yield finding("provenance", "no attempt has a provenance.json", "start it --fresh")
