@@ -21,7 +21,7 @@ from analysis.draw.save import save_figure, save_tables
 from analysis.draw.suite import draw_suite
 from analysis.draw.tables import verdict_text
 from analysis.read.curves import read_curves, released_entries, write_released
-from analysis.read.frame import load_suite
+from analysis.read.frame import as_recorded, load_suite
 from analysis.read.mongo import opened
 from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
@@ -113,6 +113,7 @@ def make_suite(
 
     Returns its section of the report and its curves in the released format.
     """
+    suite = as_recorded(source, suite)
     loaded = load_suite(source, suite, options.metric)
     if loaded.frame.empty:
         return None
@@ -196,6 +197,7 @@ def reproduction(options: argparse.Namespace) -> int:
 def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
     suite = expand(options.suite)
     with opened(options.results, options.mongo) as source:
+        suite = as_recorded(source, suite)
         loaded = load_suite(source, suite, options.metric)
         if loaded.frame.empty:
             raise UserError(f"no results of {suite.name} in {source}")

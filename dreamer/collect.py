@@ -44,17 +44,20 @@ Played = list[tuple[Episode, int]]  # episodes in their order, each with its env
 
 
 class Collector(Protocol):
-    round: Round | None  # that was started and not taken yet
+    round: Round | None  # that was prepared and not taken yet
 
-    def start(self, round: Round) -> None:
-        """Begins a round, played by the agent's weights as they are now."""
+    def prepare(self, round: Round) -> None:
+        """Keeps a round, and for it the agent's weights as they are now."""
+
+    def begin(self, episodes: int) -> None:
+        """Begins the first `episodes` of the prepared round."""
 
     def take(self, before_step: Callable[[int], None]) -> Played:
         """The round, once it is over. `before_step` is called again and again until then, with the
         env_steps so far where they are known, else 0; it may raise to leave."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What `load_state_dict` needs to begin the started round again."""
+        """What `load_state_dict` needs to prepare the round again."""
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None: ...
 
@@ -74,8 +77,11 @@ class InProcess:
         self.env = make_environment(config)
         self.round: Round | None = None
 
-    def start(self, round: Round) -> None:
+    def prepare(self, round: Round) -> None:
         self.round = round
+
+    def begin(self, episodes: int) -> None:
+        pass
 
     def take(self, before_step: Callable[[int], None]) -> Played:
         round, self.round = self.round, None
@@ -102,14 +108,15 @@ class WorkerProcesses:
         self.weights: list[Tensor] = []  # that play it
         self.players: list[tuple[subprocess.Popen, Connection]] = []
 
-    def start(self, round: Round) -> None:
-        self._start(round, self.agent.policy_weights())
+    def prepare(self, round: Round) -> None:
+        self.round, self.weights = round, self.agent.policy_weights()
 
-    def _start(self, round: Round, weights: list[Tensor]) -> None:
-        self.round, self.weights = round, weights
-        while len(self.players) < round.episodes:
+    def begin(self, episodes: int) -> None:
+        assert self.round is not None
+        self.round = round = self.round._replace(episodes=episodes)
+        while len(self.players) < episodes:
             self.players.append(_new_player(self.config))
-        arrays = [weight.numpy() for weight in weights]
+        arrays = [weight.numpy() for weight in self.weights]
         for number, (_, connection) in enumerate(self.players[: round.episodes]):
             with contextlib.suppress(ConnectionError):  # `take` raises what went wrong
                 connection.send((round.first + number, round.explore, round.random, arrays))
@@ -141,7 +148,8 @@ class WorkerProcesses:
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         if state is not None:
-            self._start(Round(**state["round"]), [weight.cpu() for weight in state["weights"]])
+            self.round = Round(**state["round"])
+            self.weights = [weight.cpu() for weight in state["weights"]]
 
     def close(self) -> None:
         for _, connection in self.players:

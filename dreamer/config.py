@@ -51,7 +51,9 @@ class Config:
     representation: str = setting(
         "reconstruction", "what the model learns its states from, see dreamer/variants.py"
     )
-    env_steps: int = setting(5_000_000, "budget, in simulator steps", low=1)
+    env_steps: int = setting(
+        5_000_000, "budget, in simulator steps: how far the run goes", low=1, outcome=False
+    )
 
     # Environment.
     action_repeat: int = setting(2, "R: simulator steps per decision", low=1)
@@ -325,11 +327,19 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 def outcome_dict(config: Config) -> dict[str, Any]:
     """The settings that decide a run's outcome: what its identity is made of."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["outcome"]
-    }
+    return outcome_values(vars(config))
+
+
+def outcome_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of all settings as plain values.
+
+    The budget is not among them: a run that goes further is the same run. It counts only where it
+    ends the random actions early.
+    """
+    fields = Config.__dataclass_fields__
+    found = {name: values[name] for name in fields if fields[name].metadata["outcome"]}
+    found["seed_min_env_steps"] = min(values["seed_min_env_steps"], values["env_steps"])
+    return found
 
 
 def _coerce(field: dataclasses.Field, value: Any) -> Any:

@@ -5,6 +5,8 @@ Nothing here computes or reads anything else, so a run that was killed repeats t
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -41,6 +43,12 @@ class Round(NamedTuple):
     explore: float  # as in `Agent.policy`
     random: bool  # uniform actions instead
     updates: int  # that the weights have seen
+
+
+def endless(config: Config) -> Config:
+    """The same run without a budget."""
+    enough = min(config.seed_min_env_steps, config.env_steps)
+    return dataclasses.replace(config, env_steps=sys.maxsize, seed_min_env_steps=enough)
 
 
 def seeding(config: Config, counters: Counters) -> bool:

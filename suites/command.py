@@ -19,6 +19,7 @@ from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS
 from suites.language.nodes import scalar, show
 from suites.language.suite import Run, Suite, check_overrides, expand, merge
+from suites.record.contents import as_recorded
 
 BAD_INPUT = 2
 SELECTABLE = ("run_id", "suites", *SETTINGS)
@@ -71,6 +72,7 @@ def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     """The whole suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
     suites = [expand(path, settings) for path in options.suites]
+    suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
 
 

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
         return 0
     executor = choose_executor(options.executor, suites)
-    found = states(options.results, (r.run_id for r in runs))
+    found = states(options.results, {r.run_id: r.config for r in runs})
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
@@ -209,7 +209,7 @@ def note(text: str) -> None:
 
 def report(results: Path, runs: Sequence[Run]) -> int:
     """Prints how many runs are in which state; returns 0 if all are done."""
-    found = states(results, (r.run_id for r in runs))
+    found = states(results, {r.run_id: r.config for r in runs})
     counts = dict.fromkeys(State, 0)
     for state, _ in found.values():
         counts[state] += 1

@@ -70,7 +70,7 @@ def watch(options: argparse.Namespace) -> int:
 def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each run: its settings in short, its state, and the values of its status.json."""
     rows = []
-    statuses = states(results, (run.run_id for run in runs))
+    statuses = states(results, {run.run_id: run.config for run in runs})
     keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
             "env_steps_per_second", "seconds_left", "started", "heartbeat", "host", "executor",
             "code", "error", "slurm", "unsure")  # fmt: skip

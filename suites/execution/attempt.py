@@ -50,7 +50,7 @@ def execute(
     make_folder(spec.folder)
     with locked(spec.folder):
         before = run_folder.read_status(spec.folder)
-        if before and before.get("status") == Status.COMPLETED:
+        if before and run_folder.is_complete(before, config.env_steps):
             return before
         _check_folder(spec.folder)
         attempt = new_attempt(results, spec.run_id)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
+from dreamer.errors import UserError
 from dreamer.run_folder import State
+from suites.language.identity import recorded_ids
 from suites.language.suite import Run
 from suites.record.folder import state_of
 from suites.record.metrics import read_metrics
@@ -36,6 +41,27 @@ class RunContents(NamedTuple):
     provenances: dict[int, dict[str, Any]]  # provenance.json by attempt
 
 
+def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
+    """The runs, with the ids of earlier code where `results` has them under these."""
+    folder = run_folder.runs_path(results)
+    try:
+        present = os.listdir(folder)
+    except FileNotFoundError:
+        return list(runs)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+
+    def config_of(run_id: str) -> dict[str, Any] | None:
+        path = run_folder.run_path(results, run_id) / run_folder.CONFIG
+        config = run_folder.read_json(path)
+        if config is None and path.exists():
+            print(f"note: {path} cannot be read: this run counts as no other's", file=sys.stderr)
+        return config
+
+    ids = recorded_ids({run.run_id: run.config for run in runs}, present, config_of)
+    return [run._replace(run_id=ids.get(run.run_id, run.run_id)) for run in runs]
+
+
 def read(results: Path, run: Run) -> RunContents:
     """Reads the run's folder in `results`. Missing or damaged parts are empty or None."""
     folder = run_folder.run_path(results, run.run_id)
@@ -50,7 +76,7 @@ def read(results: Path, run: Run) -> RunContents:
     return RunContents(
         run=run,
         folder=folder,
-        state=state_of(folder, status),
+        state=state_of(folder, status, run.config),
         status=status or {},
         config=run_folder.read_json(folder / run_folder.CONFIG),
         metrics=metrics,

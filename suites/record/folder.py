@@ -10,8 +10,9 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dreamer import run_folder
 from dreamer.errors import UserError
@@ -40,8 +41,26 @@ def make_folder(path: Path) -> None:
         raise UserError(f"{path}: cannot be written: permission denied")
 
 
-def state_of(folder: Path, status: StatusRecord | None) -> State:
-    """The state of a run whose status.json is `status`. FAILED only if the status says so."""
+def state_of(
+    folder: Path, status: StatusRecord | None, config: Mapping[str, Any] | None = None
+) -> State:
+    """The state of a run whose status.json is `status`. FAILED only if the status says so.
+
+    With the settings that a suite asks for, the state is seen from its budget: a run that ended
+    at a smaller one is STOPPED, one that is past the budget is DONE unless it is RUNNING.
+    """
+    state = _state_of(folder, status)
+    ended = (State.DONE, State.STOPPED, State.FAILED, State.DEAD)
+    if status is None or config is None or state not in ended:
+        return state
+    # An episode that begins before the budget ends before this.
+    past = config["env_steps"] + config["time_limit_env_steps"]
+    if run_folder.is_complete(status, config["env_steps"]) or (status.get("env_steps") or 0) > past:
+        return State.DONE
+    return State.STOPPED if state == State.DONE else state
+
+
+def _state_of(folder: Path, status: StatusRecord | None) -> State:
     if status is None:
         return State.MISSING
     recorded = status.get("status")

@@ -61,7 +61,7 @@ def computed(results: Path, suite: Path) -> dict[str, list[dict]]:
 
 def look(results: Path, suite: Path, **settings):
     """{run_id: (state, status)} of a suite's runs."""
-    return states(results, (run.run_id for run in expand(suite, settings).runs))
+    return states(results, {run.run_id: run.config for run in expand(suite, settings).runs})
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
