@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.summary import Summary, summarise
-from analysis.count.verdict import CAVEAT, MARGIN, as_json, overall
+from analysis.count.verdict import CAVEAT, MARGIN, TESTS, as_json, overall
 from analysis.draw.save import save_figure, save_tables
 from analysis.draw.suite import draw_suite
 from analysis.draw.tables import verdict_text
@@ -31,6 +31,7 @@ from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.suite import Suite, expand
+from suites.record.scores import WINDOW_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,15 +61,16 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--all", action="store_true", help="all suites in suites/; list those without results")
     add("--out", type=Path, help="default: RESULTS/figures")
     add("--band", choices=sorted(statistics.BANDS), default="sd", help="default: sd")
-    add("--last", type=int, default=statistics.LAST_EVALUATIONS,
-        help="number of evaluations that a final score averages; default: 5")  # fmt: skip
+    add("--last", type=int,
+        help=f"average so many evaluations for a final score; default: those in {WINDOW_WORDS}",
+    )  # fmt: skip
     add("--at", type=float, help="ignore everything after so many env_steps (2e6)")
     add("--export", type=Path, help="write our curves as JSON in the released format")
     add("--html", type=Path, help="write everything into one self-contained page")
     options = parser.parse_args(argv)
     options.out = options.out or options.results / "figures"
     options.at = int(options.at) if options.at else None
-    if options.last < 1:
+    if options.last is not None and options.last < 1:
         raise UserError(f"--last {options.last}: at least 1")
     if options.suite and options.all:
         raise UserError("--all and --suite: one of the two")
@@ -168,7 +170,8 @@ def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--suite", type=Path, required=True, help="a suite file")
     add("--method", help=f"default: the suite's {DREAMER}")
     add("--margin", type=float, default=MARGIN,
-        help="smallest difference that matters, in points; default: 100")  # fmt: skip
+        help="smallest difference that matters, in points, but at most half of what the released "
+        "agent learned; default: 100")  # fmt: skip
     add("--at", type=float, help="compare at so many env_steps at most (1e6)")
     add("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
@@ -189,8 +192,9 @@ def reproduction(options: argparse.Namespace) -> int:
         return 0
     if summary.synthetic:
         print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
-    print(verdict_text(verdict.tasks))
-    print(f"\n{overall(verdict.tasks)['statement']}\nReleased scores: {released}. {CAVEAT}")
+    print(f"{overall(verdict.tasks)['statement']}\n\n{verdict_text(verdict.tasks)}")
+    print(f"\nScores: {summary.final_words()}. Intervals: 95 %. {TESTS}")
+    print(f"Released scores: {released}. {CAVEAT}")
     return 0
 
 

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import Config, config_from_dict
@@ -27,6 +28,7 @@ from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec
 from suites.record import provenance
 from suites.record.folder import locked, make_folder, new_attempt
+from suites.record.scores import recorded_score
 
 
 def execute(
@@ -89,9 +91,13 @@ def _attempt(
         if not isinstance(error, Exception):  # SystemExit and the like go on
             raise
     else:
-        counts = {"env_steps": summary.env_steps, "updates": summary.updates}
-        status = Status(summary.status)
-        status_file.finish(status, **counts, evaluate_return=summary.evaluate_return)
+        counts: dict[str, Any] = {"env_steps": summary.env_steps, "updates": summary.updates}
+        counts["evaluate_return"] = summary.evaluate_return
+        if summary.status == Status.COMPLETED:
+            final = recorded_score(spec.folder / run_folder.METRICS, spec.config)
+            score, evaluations, _ = final or (None, 0, None)
+            counts |= {"final_score": score, "final_evaluations": evaluations}
+        status_file.finish(Status(summary.status), **counts)
 
 
 def _check_folder(folder: Path) -> None:
