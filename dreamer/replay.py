@@ -79,9 +79,9 @@ class Replay:
         self.action_size = action_size
         self._row_bytes = 4 * (action_size + 2)
         self._index_path = folder / "episodes.jsonl"
-        self._images = os.open(folder / "images.u8", os.O_RDWR | os.O_CREAT, 0o644)
-        self._steps = os.open(folder / "steps.f32", os.O_RDWR | os.O_CREAT, 0o644)
-        self._index = os.open(self._index_path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._images = os.open(folder / "images.u8", os.O_RDWR | os.O_CREAT, 0o666)
+        self._steps = os.open(folder / "steps.f32", os.O_RDWR | os.O_CREAT, 0o666)
+        self._index = os.open(self._index_path, os.O_RDWR | os.O_CREAT, 0o666)
         self._starts: list[int] = []  # first step of each episode, in the files
         self._tables: list[np.ndarray] = []  # [T, A + 2] of each episode
         self._samplable: list[int] = []  # episodes of at least L steps

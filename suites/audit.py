@@ -32,7 +32,7 @@ from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
 from suites.record.contents import Finding, RunContents, read
-from suites.record.folder import state_of
+from suites.record.folder import look
 from suites.record.metrics import read_metrics
 from suites.record.mongo import connect_all
 
@@ -130,6 +130,8 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
         yield finding("failed", str(r.status.get("error")), f"see {log}; then --retry-failed")
     elif r.state == State.DEAD:
         yield finding("dead", f"last heartbeat {r.status.get('heartbeat')}", RERUN)
+    elif r.status.get("unsure"):
+        yield finding("unknown", r.status["unsure"], "look again from where it can be seen")
     elif r.state != State.DONE:
         yield finding("incomplete", f"it is {r.state}", RERUN)
     if r.config is None:
@@ -309,8 +311,8 @@ def describe(results: Path, run_id: str) -> str:
         raise UserError(
             f"--run {run_id}: no such run" + (f"; {nearest(run_id, names)}" if names else "")
         )
-    status = run_folder.read_status(folder)
-    lines = [run_id, f"  state {state_of(folder, status)}"]
+    state, status = look(folder)
+    lines = [run_id, f"  state {state}"]
     lines += [f"  {key} {value}" for key, value in (status or {}).items() if value is not None]
     for number in run_folder.attempts(folder):
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)

@@ -30,7 +30,7 @@ from suites.forecast import Forecast, make_forecast
 from suites.language.identity import overrides_of
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
-from suites.record.folder import make_folder
+from suites.record.folder import locked, look, make_folder
 
 ASK_ABOVE_HOURS = 24.0
 MAX_NAMED = 20  # skipped runs that are listed
@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if executor.on_this_machine and not options.yes:
         confirm(expected)
+        found = states(options.results, found)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
@@ -110,15 +111,14 @@ def choose(
         if busy:
             raise UserError(f"--fresh: {busy[0]} is {found[busy[0]][0]}; stop it first")
         for run_id, text in unsure.items():
-            raise UserError(f"--fresh: {run_id} may be queued: {text}")
+            raise UserError(f"--fresh: {run_id}: {text}")
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
     for run_id, text in list(unsure.items())[:MAX_NAMED]:
-        hint = "if it is gone for good: suites.cancel --forget"
-        print(f"skip  {run_id}: {text} ({hint})", file=sys.stderr)
+        print(f"skip  {run_id}: {text}", file=sys.stderr)
     named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
     if len(busy) + len(unsure) > named:
         print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
@@ -145,10 +145,20 @@ def unsure_because(state: State, status: StatusRecord | None) -> str | None:
 
 
 def set_aside(results: Path, run_id: str) -> None:
-    """Moves a run's folder to `results/discarded`; nothing is deleted."""
+    """Moves a run's folder to `results/discarded`; nothing is deleted. Decides under the run's
+    lock, since it may have been started in the meantime: raises UserError then."""
     folder = run_folder.run_path(results, run_id)
     if not folder.exists():
         return
+    with locked(folder):
+        state, status = look(folder, holding=True)
+        if state == State.RUNNING or unsure_because(state, status):
+            host = (status or {}).get("host")
+            raise UserError(f"--fresh: {run_id} is running on {host}; stop it first")
+        _move(results, run_id, folder)
+
+
+def _move(results: Path, run_id: str, folder: Path) -> None:
     number = max(run_folder.attempts(folder), default=0)
     aside = run_folder.discarded_path(results, run_id, number)
     while aside.exists():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dreamer import run_folder
 from dreamer.run_folder import State
 from suites.language.suite import Run
-from suites.record.folder import state_of
+from suites.record.folder import look
 from suites.record.metrics import read_metrics
 
 
@@ -39,7 +39,7 @@ class RunContents(NamedTuple):
 def read(results: Path, run: Run) -> RunContents:
     """Reads the run's folder in `results`. Missing or damaged parts are empty or None."""
     folder = run_folder.run_path(results, run.run_id)
-    status = run_folder.read_status(folder)
+    state, status = look(folder)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
     numbers = run_folder.attempts(folder)
@@ -50,7 +50,7 @@ def read(results: Path, run: Run) -> RunContents:
     return RunContents(
         run=run,
         folder=folder,
-        state=state_of(folder, status),
+        state=state,
         status=status or {},
         config=run_folder.read_json(folder / run_folder.CONFIG),
         metrics=metrics,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
+from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until, worker
 
 from dreamer import run_folder
 from dreamer.config import config_from_dict
@@ -141,7 +139,7 @@ def status_after(tmp_path, monkeypatch, moments):
     time_s = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
-    spec.folder.mkdir(parents=True)
+    run_folder.attempt_path(spec.folder, 1).mkdir(parents=True)
     config = config_from_dict(spec.config)
     status_file = heartbeat.StatusFile(spec, config, 1, "", {}, lambda status: None)
     said = []
@@ -208,19 +206,6 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 
 
 # --- As a process of its own ----------------------------------------------------------------------
-
-
-def worker(spec: Spec) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "suites.execution.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
-    process.stdin.write(spec.to_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
 
 
 LONG = {"env_steps": 100_000}  # longer than anyone waits

@@ -463,12 +463,6 @@ def status_of(folder: Path, **values) -> str:
     return state_of(folder, run_folder.read_status(folder))
 
 
-def test_a_run_elsewhere_is_running_while_its_heart_beats_and_dead_after(tmp_path):
-    assert status_of(tmp_path / "run") == "running"
-    assert status_of(tmp_path / "run", heartbeat="2020-01-01T00:00:00+00:00") == "dead"
-    assert status_of(tmp_path / "run", heartbeat=None) == "dead"
-
-
 def test_states_are_what_was_recorded(tmp_path):
     for recorded, state in (("COMPLETED", "done"), ("FAILED", "failed"), ("QUEUED", "queued"),
                             ("INTERRUPTED", "stopped"), ("WHAT", "unknown"), (None, "unknown"),
