@@ -31,6 +31,7 @@ from suites.language.identity import overrides_of
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
 from suites.record.folder import locked, look, make_folder
+from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
 MAX_NAMED = 20  # skipped runs that are listed
@@ -299,16 +300,16 @@ def _spec(r: Run, results: Path, executor: Executor, observers: list[str]) -> Sp
         results=str(results.resolve()),
         executor=executor.name,
         observers=observers,
-        command=[
-            *("python", "-m", "suites.run"),
-            *map(provenance.without_credentials, sys.argv[1:]),
-        ],
+        command=["python", "-m", "suites.run", *map(hide_word, sys.argv[1:])],
     )
 
 
 def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
-    """Prints how many of the runs were begun with other code."""
-    version = provenance.code().version
+    """Prints how many of the runs were begun with other code, and if the commit is not known."""
+    code = provenance.code()
+    version = code.version
+    if code.problem:
+        note(f"the commit of the code is not known ({code.problem}); its version is {version}")
     older: dict[str, int] = {}
     for r in runs:
         begun = (found[r.run_id][1] or {}).get("code")

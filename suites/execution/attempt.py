@@ -37,6 +37,7 @@ from suites.record.folder import (
     new_attempt,
     taken_over,
 )
+from suites.record.secrets import hide
 
 LOOK_EVERY_S = 1.0  # at whether another attempt has taken the run over
 
@@ -133,11 +134,12 @@ def _attempt(
         status_file.finish(Status.INTERRUPTED)
     except BaseException as error:
         path = run_folder.attempt_path(spec.folder, attempt) / run_folder.ERROR
-        path.write_text(traceback.format_exc(), encoding="utf-8")
+        path.write_text(hide(traceback.format_exc()), encoding="utf-8")
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        text = hide(text)
         status_file.finish(Status.FAILED, error=" ".join(text.split()) or type(error).__name__)
         if not isinstance(error, UserError):
-            traceback.print_exc()
+            print(hide(traceback.format_exc()), end="", file=sys.stderr)
         if not isinstance(error, Exception):  # SystemExit and the like go on
             raise
     else:

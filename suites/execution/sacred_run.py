@@ -27,7 +27,9 @@ from suites.language.identity import overrides_of
 from suites.record import mongo_urls, provenance, sinks
 from suites.record.folder import BusyError
 from suites.record.metrics import read_metrics, values_of
+from suites.record.own_code import own_code
 from suites.record.provenance import Provenance
+from suites.record.secrets import hide_word
 
 SACRED_BEAT_S = 20.0  # at each beat Sacred hands over the new metrics
 
@@ -131,12 +133,13 @@ def _provenance(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, An
         "from_values": None,
         "started": run_folder.now(),
         "executor": spec.executor,
-        "command": [provenance.without_credentials(w) for w in spec.command or sys.argv],
+        "command": list(map(hide_word, spec.command or sys.argv)),
         "code": code.version,
         "git": {**code._asdict(), "dirty": code.dirty},
         "preset": spec.config["preset"],
         "overrides": overrides_of(spec.config),
         "config": spec.config,
+        "own": own_code(spec.config),
         "packages": provenance.packages(),
         "machine": provenance.machine(),
         "renderer": None,  # not chosen yet

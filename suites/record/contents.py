@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ class RunContents(NamedTuple):
     line_problems: list[str]
     returns: int | None  # hash of the training episodes' returns
     provenances: dict[int, dict[str, Any]]  # provenance.json by attempt
+    damaged: list[int]  # attempts whose provenance.json is there and cannot be read
 
 
 def read(results: Path, run: Run) -> RunContents:
@@ -57,4 +59,10 @@ def read(results: Path, run: Run) -> RunContents:
         line_problems=problems,
         returns=hash(tuple(returns)) if len(returns) > 1 else None,
         provenances={n: found for n, found in provenances.items() if found is not None},
+        damaged=[
+            n
+            for n, found in provenances.items()
+            if found is None
+            and os.path.lexists(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE)
+        ],
     )
