@@ -31,7 +31,7 @@ from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
-from dreamer.errors import UserError
+from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.schedule import Round
@@ -122,7 +122,8 @@ class WorkerProcesses:
                 connection.send((round.first + number, round.explore, round.random, arrays))
 
     def take(self, before_step: Callable[[int], None]) -> Played:
-        """Raises what stopped a process: UserError, or RuntimeError with its traceback."""
+        """Raises what stopped a process: UserError, RuntimeError with its traceback, or
+        KilledError, after which the run can be continued."""
         assert self.round is not None
         playing = {
             connection: process for process, connection in self.players[: self.round.episodes]
@@ -137,6 +138,9 @@ class WorkerProcesses:
                 except (EOFError, ConnectionError):
                     before_step(0)  # perhaps both were asked to stop
                     code = playing[connection].wait()
+                    if code == -signal.SIGKILL:
+                        text = "a process that collects was killed by SIGKILL (out of memory?)"
+                        raise KilledError(text) from None
                     raise RuntimeError(f"a process that collects ended with {code}") from None
         self.round = None
         return [done[connection] for connection in playing]

@@ -31,3 +31,7 @@ def nearest(name: object, names: Iterable[str]) -> str:
     known = sorted(names)
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else "choose from " + ", ".join(known)
+
+
+class KilledError(Exception):
+    """A process that training needs was killed from outside. The run can be continued."""

@@ -192,7 +192,7 @@ class ReplayFiles:
         for name in names:
             flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
             with contextlib.suppress(FileNotFoundError):  # named where it is read
-                self._files[name] = os.open(self.folder / name, flags, 0o644)
+                self._files[name] = os.open(self.folder / name, flags, 0o666)
 
     def _restore(self, cursor: Cursor | None) -> None:
         if INDEX not in self._files:

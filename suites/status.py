@@ -171,10 +171,9 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     log = run_folder.attempt_path(folder, row["attempt"]) / run_folder.LOG
     if row["state"] == State.FAILED:
         return f"{row['run_id']} failed: {row['error']}; see {log}"
-    seen = run_folder.age_s(row["heartbeat"])
-    ago = f"last seen {datetime.timedelta(seconds=int(seen))} ago" if seen < 1e9 else "never seen"
+    last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
-    return f"{row['run_id']} is dead: {ago} on {row['host']}{error}; the next run continues it"
+    return f"{row['run_id']} is dead: {last}{error}; the next run continues it"
 
 
 if __name__ == "__main__":

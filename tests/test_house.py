@@ -142,6 +142,7 @@ SHARED_WITH_SLURM = {
     "suites.language.nodes",
     "suites.execution.environment",
     "suites.execution.spec",
+    "suites.record.folder",
 }
 
 

@@ -149,7 +149,7 @@ def summarise(
             suite.name, runs, loaded.frame,
             reference=reference, metric=metric, method=method, margin=margin, at=until,
         ),
-        problems=problems + commit_problems(runs),
+        problems=problems + commit_problems(runs) + environment_problems(runs),
         synthetic=bool(runs["synthetic"].any()),
     )  # fmt: skip
 
@@ -383,3 +383,20 @@ def commit_problems(runs: pd.DataFrame) -> list[str]:
         return []
     words = ", ".join(f"{commit} ({count} runs)" for commit, count in sorted(found.items()))
     return [f"several versions of the code: {words}"]
+
+
+def environment_problems(runs: pd.DataFrame) -> list[str]:
+    """A line for each task whose runs were made in several versions of a user's own environment."""
+    found: dict[str, dict[str, int]] = {}
+    for task, provenance in zip(runs["task"], runs["provenance"], strict=True):
+        own = (provenance.get("own") or {}) if isinstance(provenance, dict) else {}
+        if "task" in own:
+            versions = found.setdefault(task, {})
+            version = own["task"]["version"]
+            versions[version] = versions.get(version, 0) + 1
+    return [
+        f"{task}: several versions of the environment: "
+        + ", ".join(f"{version} ({count} runs)" for version, count in sorted(versions.items()))
+        for task, versions in found.items()
+        if len(versions) > 1
+    ]

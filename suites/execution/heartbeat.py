@@ -16,6 +16,7 @@ from dreamer import run_folder
 from dreamer.config import Config
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.spec import Spec
+from suites.record.folder import taken_over
 
 if TYPE_CHECKING:
     from dreamer.train import Progress
@@ -122,6 +123,8 @@ class StatusFile:
     def _write(self, last: bool = False) -> None:
         with self._lock:
             if self._ended.is_set() and not last:
+                return
+            if taken_over(self._path.parent, self.status["attempt"]):
                 return
             self.status["heartbeat"] = run_folder.now()
             copy = dict(self.status)

@@ -24,7 +24,7 @@ from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
 from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec
-from suites.record.folder import locked, make_folder
+from suites.record.folder import NoLocksError, locked, make_folder
 from suites.record.provenance import ROOT
 
 POLL_S = 0.2
@@ -134,7 +134,8 @@ class _Pool:
         if code not in EXIT_CODES.values() and code != EXIT_BUSY:
             _record_death(worker.spec, code, message)
         status = run_folder.read_status(worker.spec.folder)
-        self.display.ended(worker.spec, status or {}, message if code == EXIT_BUSY else "")
+        busy = message or f"{worker.spec.run_id}: another process has taken it over"
+        self.display.ended(worker.spec, status or {}, busy if code == EXIT_BUSY else "")
 
     def _stop(self) -> None:
         if self.stopping > 1:
@@ -161,18 +162,19 @@ def _record_death(spec: Spec, code: int, message: str) -> None:
     """
     if code in (-signal.SIGTERM, -signal.SIGINT):
         return
-    status: dict[str, Any] = dict(run_folder.read_status(spec.folder) or {"run_id": spec.run_id})
-    if status.get("status") in EXIT_CODES:
-        return
-    if code == -signal.SIGKILL:
-        status["error"] = "killed by SIGKILL (out of memory?)"
-    else:
+    values: dict[str, Any] = {"error": "killed by SIGKILL (out of memory?)"}
+    if code != -signal.SIGKILL:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        status.update(status=Status.FAILED, error=message.removeprefix("error: ") or how)
+        error = message.removeprefix("error: ") or how
+        values = {"status": Status.FAILED, "error": error}
     try:
         make_folder(spec.folder)
         with locked(spec.folder):
-            run_folder.write_json(spec.folder / run_folder.STATUS, status)
+            status = run_folder.read_status(spec.folder) or {"run_id": spec.run_id}
+            if status.get("status") not in EXIT_CODES:
+                run_folder.write_json(spec.folder / run_folder.STATUS, {**status, **values})
+    except NoLocksError:  # the worker has recorded that itself
+        pass
     except Exception as error:  # the folder cannot be written; at least say so
         print(f"{spec.run_id}: {error}", file=sys.stderr)
 
