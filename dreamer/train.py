@@ -32,7 +32,7 @@ from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
-from dreamer.run_folder import Status, checkpoint_paths
+from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.seeding import numpy_generator, torch_generator
 
 PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
@@ -381,8 +381,8 @@ class _Run:
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
-                f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
-                f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
+                f"{self.run_dir}: replay will need {size_text(needed)} more, and only "
+                f"{size_text(free)} are free; free some, or set --results to another disk"
             )
         self.source = on_device(replay, forecast_bytes, self.device)
         return replay

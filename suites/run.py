@@ -199,7 +199,11 @@ def confirm(expected: Forecast) -> None:
     print(forecast.text(expected), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started")
 
 
