@@ -45,7 +45,7 @@ def main(
             code = command(parse(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as end:  # --help
             code = end.code if isinstance(end.code, int) else 0
-        sys.stdout.flush()
+        _flush_stdout()
         return code
     except BrokenPipeError:  # `| head` has ended
         return 1
@@ -102,6 +102,15 @@ def _listen_to_ctrl_c() -> None:
     here = threading.current_thread() is threading.main_thread()
     if here and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"stdout: {error.strerror}") from None
 
 
 def _give_up_stdout_if_lost() -> None:

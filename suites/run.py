@@ -33,6 +33,7 @@ from suites.record import mongo_urls, provenance
 from suites.record.folder import make_folder
 
 ASK_ABOVE_HOURS = 24.0
+MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
 
 
@@ -58,8 +59,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before more than a day of work")
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError("--workers: at least 1")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
     return options
 
 

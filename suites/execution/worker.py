@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from io import FileIO
+from typing import NoReturn
 
 from dreamer.command_line import prepare_streams
 from dreamer.errors import describe
@@ -69,8 +70,12 @@ def end_soon(code: int) -> None:
     os._exit(code)
 
 
+def run_and_end() -> NoReturn:
+    """The process' whole life. Threads and exit handlers of an environment get some time to end."""
+    code = main()
+    threading.Thread(target=end_soon, args=[code], daemon=True).start()
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    exit_code = main()
-    # A thread or an exit handler of an environment may never end.
-    threading.Thread(target=end_soon, args=[exit_code], daemon=True).start()
-    sys.exit(exit_code)
+    run_and_end()
