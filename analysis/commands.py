@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from analysis.variants import DREAMER
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
+from suites.language.nodes import show
 from suites.language.suite import Suite, expand
 from suites.record.scores import WINDOW_WORDS
 
@@ -50,6 +52,17 @@ def _parser(about: str) -> command.Parser:
     return parser
 
 
+def env_steps(text: str) -> int:
+    """A number of env_steps, such as 2e6."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (1 <= value < 1e15):
+        raise argparse.ArgumentTypeError(f"{show(text)}: a number of env_steps such as 2e6")
+    return int(value)
+
+
 # --- figures ---------------------------------------------------------------------------------
 
 
@@ -64,14 +77,13 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--last", type=int,
         help=f"average so many evaluations for a final score; default: those in {WINDOW_WORDS}",
     )  # fmt: skip
-    add("--at", type=float, help="ignore everything after so many env_steps (2e6)")
+    add("--at", type=env_steps, help="ignore everything after so many env_steps (2e6)")
     add("--export", type=Path, help="write our curves as JSON in the released format")
     add("--html", type=Path, help="write everything into one self-contained page")
     options = parser.parse_args(argv)
     options.out = options.out or options.results / "figures"
-    options.at = int(options.at) if options.at else None
-    if options.last is not None and options.last < 1:
-        raise UserError(f"--last {options.last}: at least 1")
+    if options.last is not None and not 1 <= options.last <= 10**9:
+        raise UserError(f"--last {show(options.last)}: from 1 to 1e9")
     if options.suite and options.all:
         raise UserError("--all and --suite: one of the two")
     return options
@@ -172,10 +184,10 @@ def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--margin", type=float, default=MARGIN,
         help="smallest difference that matters, in points, but at most half of what the released "
         "agent learned; default: 100")  # fmt: skip
-    add("--at", type=float, help="compare at so many env_steps at most (1e6)")
+    add("--at", type=env_steps, help="compare at so many env_steps at most (1e6)")
     add("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
-    if not options.margin > 0:
+    if not 0 < options.margin < math.inf:
         raise UserError(f"--margin {options.margin}: more than 0")
     return options
 
@@ -206,6 +218,6 @@ def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summ
         if loaded.frame.empty:
             raise UserError(f"no results of {suite.name} in {source}")
     return summarise(
-        suite, loaded, metric=options.metric, until=int(options.at) if options.at else None,
+        suite, loaded, metric=options.metric, until=options.at,
         reference=reference, method=options.method, margin=options.margin,
     )  # fmt: skip

@@ -31,7 +31,7 @@ from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
-from dreamer.errors import KilledError, UserError
+from dreamer.errors import KilledError, UserError, describe
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.schedule import Round
@@ -226,6 +226,8 @@ def main() -> None:
             connection.send(("user error", str(error)))
         except (EOFError, ConnectionError):
             raise
+        except SystemExit as error:
+            connection.send(("user error", f"the environment ended its process: {describe(error)}"))
         except Exception:
             connection.send(("error", traceback.format_exc()))
 

@@ -21,9 +21,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dreamer.errors import ConfigError, nearest
+from dreamer.errors import ConfigError, nearest, shorten
 from dreamer.variants import CARDS
 
+MAX_INT = 10**12  # of any setting; env_steps and sizes are far below
 IMAGE_SHAPE = (64, 64, 3)  # height, width, colour; uint8
 
 
@@ -354,15 +355,18 @@ def _coerce(field: dataclasses.Field, value: Any) -> Any:
 def _check(field: dataclasses.Field, value: Any) -> None:
     kinds = {"int": int, "float": float, "str": str, "bool": bool}
     rules = field.metadata
+    shown = shorten(repr(value))
     if type(value) is not kinds[str(field.type)]:
-        raise ConfigError(field.name, f"{value!r} is not of type {field.type} ({rules['about']})")
+        raise ConfigError(field.name, f"{shown} is not of type {field.type} ({rules['about']})")
     if field.name in CARDS:
         CARDS[field.name](str(value))
     if field.name == "preset" and value not in PRESETS:
-        raise ConfigError("preset", f"no preset {value!r}; {nearest(value, PRESETS)}")
+        raise ConfigError("preset", f"no preset {shown}; {nearest(value, PRESETS)}")
     if rules["choices"] and value not in rules["choices"]:
-        raise ConfigError(field.name, f"no {value!r}; {nearest(value, rules['choices'])}")
+        raise ConfigError(field.name, f"no {shown}; {nearest(value, rules['choices'])}")
     if isinstance(value, (int, float)) and not rules["low"] <= value <= rules["high"]:
-        raise ConfigError(field.name, f"{value!r} is not in [{rules['low']:g}, {rules['high']:g}]")
+        raise ConfigError(field.name, f"{shown} is not in [{rules['low']:g}, {rules['high']:g}]")
+    if type(value) is int and abs(value) > MAX_INT:
+        raise ConfigError(field.name, f"{shown} is too large; at most {MAX_INT:g} is")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(field.name, f"{value!r} is not a finite number")
+        raise ConfigError(field.name, f"{shown} is not a finite number")

@@ -31,7 +31,7 @@ from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
-from dreamer.run_folder import Status, checkpoint_paths
+from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator, torch_generator
 
@@ -375,8 +375,8 @@ class Trainer:
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
-                f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
-                f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
+                f"{self.run_dir}: replay will need {size_text(needed)} more, and only "
+                f"{size_text(free)} are free; free some, or set --results to another disk"
             )
         self.source = on_device(replay, expected.raw_bytes, self.device)
         return replay

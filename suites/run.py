@@ -34,6 +34,7 @@ from suites.record.folder import locked, look, make_folder
 from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
+MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
 
 
@@ -59,8 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before more than a day of work")
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError("--workers: at least 1")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
     return options
 
 
@@ -211,7 +212,11 @@ def confirm(expected: Forecast) -> None:
     print(forecast.text(expected), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started")
 
 

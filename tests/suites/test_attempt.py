@@ -237,7 +237,6 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = run_folder.read_status(spec.folder)
     assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)

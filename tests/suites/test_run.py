@@ -396,7 +396,7 @@ def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
         (["suites/smoke.yaml", "--set", "horizn=3"], "did you mean 'horizon'?"),
         (["suites/smoke.yaml", "--set", "horizon=three"], "--set: horizon: 'three' is not of type"),
         (["suites/smoke.yaml", "--set", "kl_scale=.nan"], "not a finite number"),
-        (["suites/smoke.yaml", "--workers", "0"], "--workers: at least 1"),
+        (["suites/smoke.yaml", "--workers", "0"], "--workers: from 1 to"),
         (["suites/smoke.yaml", "--executor", "slrum"], "invalid choice: 'slrum'"),
         (["suites/smoke.yaml", "--mongo", "localhost"], "mongodb:// is expected"),
         (["suites/smoke.yaml", "--results", "README.md/results"], "cannot be written"),
