@@ -21,7 +21,8 @@ CORE = [
     *("replay", "distributions", "views", "fast.products", "fast.gru", "fast.convolutions"),
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),
-    *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "player"),
+    *("planner", "agent", "checkpoint", "episodes", "schedule", "recording", "video", "prediction"),
+    *("collect", "train", "evaluate", "player"),
     "benchmark",
 ]
 # Of the core, what loads no PyTorch: open to all packages.
