@@ -135,6 +135,11 @@ class Replay:
             windows.append((episode, first))
         return windows
 
+    @property
+    def short_episodes(self) -> int:
+        """Episodes of fewer than L steps, which are never sampled."""
+        return len(self._tables) - len(self._samplable)
+
     def first_step(self, episode: int) -> int:
         """Where an episode begins in the files, in steps of the table."""
         return self._starts[episode]
