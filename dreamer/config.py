@@ -16,6 +16,7 @@ decisions (env_steps / R), `updates` are gradient updates.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,18 @@ class Config:
         low=16,
         high=8192,
         before=2048,
+    )
+
+    environment: str = setting(
+        "",
+        "arguments that a gymnasium: or own environment is made with, a mapping or JSON",
+        before="",
+    )
+    observation: str = setting(
+        "auto",
+        "its picture: an entry of dict observations, or render; auto: observations that are "
+        "images, else render",
+        before="auto",
     )
 
     # Schedule (Algorithm 1).
@@ -185,6 +198,11 @@ class Config:
         check_together(vars(self))
 
     @property
+    def environment_arguments(self) -> dict[str, Any]:
+        """What `environment` holds."""
+        return json.loads(self.environment or "{}")
+
+    @property
     def embed_size(self) -> int:
         """E: size of the image embedding, 1024 at conv_depth 32."""
         return 32 * self.conv_depth
@@ -300,6 +318,12 @@ def check_setting(key: str, value: Any) -> Any:
 
 def check_together(values: Mapping[str, Any]) -> None:
     """What settings demand of one another, given all of them; raises ConfigError."""
+    own_maker = ":" in values["task"] and not values["task"].startswith(("atari:", "dmlab:"))
+    for key in ("environment", "observation"):
+        if values[key] != BEFORE[key] and not own_maker:
+            raise ConfigError(
+                key, f"only of gymnasium:NAME and module:function, not {values['task']}"
+            )
     if values["planner_elites"] > values["planner_candidates"]:
         raise ConfigError(
             "planner_elites", f"at most planner_candidates ({values['planner_candidates']})"
@@ -344,12 +368,31 @@ def outcome_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Whole floats to int and ints to float, where the field asks for it; -0.0 is 0.0."""
+    """Whole floats to int and ints to float, where the field asks for it; -0.0 is 0.0. Arguments of
+    the environment to JSON, the same text for the same arguments."""
+    if field.name == "environment":
+        return _arguments(value)
     if field.type == "int" and type(value) is float and value.is_integer():
         return int(value)
     if field.type == "float" and type(value) in (int, float) and abs(value) <= 2**53:
         return float(value) + 0.0
     return value
+
+
+def _arguments(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not value and value in ("", {}):
+        return ""
+    if not isinstance(value, Mapping) or not all(str(key).isidentifier() for key in value):
+        raise ConfigError("environment", 'a mapping is expected, as text in JSON: {"frameskip": 1}')
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("environment", str(error)) from None
 
 
 def _check(field: dataclasses.Field, value: Any) -> None:

@@ -54,6 +54,7 @@ class StatusFile:
             "attempt": attempt,
             "budget_env_steps": config.env_steps,
             **{key: before.get(key) for key in kept},
+            "short_episodes": None,
             "env_steps_per_second": None,
             "seconds_left": None,
             "started": run_folder.now(),
@@ -88,6 +89,7 @@ class StatusFile:
                 updates_due=latest.updates_due,
                 episode_return=latest.episode_return,
                 evaluate_return=latest.evaluate_return,
+                short_episodes=round(latest.short_episodes, 4),
             )
             self._estimate(latest.env_steps)
 

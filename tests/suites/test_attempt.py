@@ -17,11 +17,12 @@ from dreamer.config import config_from_dict
 from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
+from suites import status
 from suites.execution import heartbeat
 from suites.execution.attempt import execute
 from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
-from suites.language.suite import expand
+from suites.language.suite import Run, expand
 from suites.record import mongo_urls, sinks
 from suites.record.folder import BusyError, is_locked, locked, look, make_folder
 
@@ -168,6 +169,21 @@ def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
     said, _ = status_after(tmp_path, monkeypatch, moments)
     in_burst, late = said[beats.index(1010)], said[beats.index(2990) :]
     assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
+
+
+def test_status_shows_runs_whose_episodes_are_too_short(tmp_path):
+    spec = spec_in(tmp_path, task="short_episodes:make", seed_min_env_steps=100)
+    share = execute(spec)["short_episodes"]
+    assert share == run_folder.read_status(spec.folder)["short_episodes"] > 0.5
+    run = Run(spec.run_id, (), spec.config)
+    rows = status.collect(Path(spec.results), [run])
+    shown = status.text(rows, Path(spec.results))
+    assert (
+        f"too short to be sampled (see `length`), so never trained on\n  {spec.run_id}: " in shown
+    )
+    for row in rows:
+        row["short_episodes"] = 0.05
+    assert "too short" not in status.text(rows, Path(spec.results))
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
