@@ -6,11 +6,10 @@ Nothing here computes or reads anything else, so a run that was killed repeats t
 from __future__ import annotations
 
 import dataclasses
-import sys
 from enum import StrEnum
 from typing import NamedTuple
 
-from dreamer.config import Config
+from dreamer.config import MAX_INT, Config
 
 
 class Stage(StrEnum):
@@ -48,7 +47,7 @@ class Round(NamedTuple):
 def endless(config: Config) -> Config:
     """The same run without a budget."""
     enough = min(config.seed_min_env_steps, config.env_steps)
-    return dataclasses.replace(config, env_steps=sys.maxsize, seed_min_env_steps=enough)
+    return dataclasses.replace(config, env_steps=MAX_INT, seed_min_env_steps=enough)
 
 
 def seeding(config: Config, counters: Counters) -> bool:
