@@ -80,7 +80,7 @@ def steps_text(value: float, _: Any = None) -> str:
 
 def panels(count: int, row_height: float | None = None) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of `count` panels; a page holds 4 x 5. row_height: inches."""
-    columns = count if count <= 4 else 4
+    columns = count if count <= 4 else 3 if count in (5, 6, 9) else 4
     rows = math.ceil(count / columns)
     width = {1: 4.0, 2: 5.4}.get(columns, PAGE_WIDTH)
     height = PANEL_HEIGHT * (1.7 if rows == 1 and columns <= 2 else 1.3 if rows == 1 else 1.05)

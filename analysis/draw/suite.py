@@ -241,7 +241,7 @@ def notes_of(
     else:
         notes[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
     if binned and summary.reference is not None and len(summary.reference):
-        notes[0] += f" Dreamer (released): its mean and {spread}; few points are marked."
+        notes[0] += f" Dreamer (released): mean and {spread}; few points are marked."
     shown = set(summary.published_methods) if published else set()
     if published and "best" in set(levels(summary)["method"]):
         notes.append("Best published: the highest published score of any method after any budget.")

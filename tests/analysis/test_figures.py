@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
 from PIL import Image
 
-from analysis import commands, make_figures, synthetic
+from analysis import commands, make_figures, redraw, synthetic
 from analysis.count.methods import STYLES, Style, settings_of, styles, with_methods
 from analysis.count.published import CONTROL_TASKS
 from analysis.draw import lines
@@ -358,6 +358,13 @@ def test_released_curves_of_two_points_are_marked():
         released = pd.DataFrame([{**row, "env_steps": x, "mean": 1.0} for x in range(points)])
         axes = lines.draw_lines(table, {method: STYLES[method]}, CONTROL, reference=released).axes
         assert axes[0].lines[0].get_marker() == marker
+
+
+def test_redrawn_curves_keep_settings_apart():
+    table = pd.read_csv(ROOT / "results/measured/precision/curves.csv")
+    figure = redraw.draw(table)
+    assert labels(figure) == ["Precision bf16", "Precision fp32"]
+    assert "Mean over up to 5 seeds" in _footer(figure)
 
 
 def test_published_scores_are_lines_across_bars(made):
