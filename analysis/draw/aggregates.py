@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -36,7 +37,7 @@ def draw_aggregates(
     with matplotlib.rc_context(RC):
         height = max(2.15 + 0.06 * len(methods), 1.0 + 0.36 * len(improvements))
         figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
-        ratios = [1.25, 1.25, 1.1] if has_pairs else [1, 1]
+        ratios = [1.25, 1.25, 0.9] if has_pairs else [1, 1]
         all_axes = figure.subplots(1, len(ratios), width_ratios=ratios)
         draw_intervals(all_axes[0], aggregates, methods, styles, score_words)
         _draw_profiles(all_axes[1], profiles, methods, styles)
@@ -93,7 +94,7 @@ def _draw_profiles(
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(r"Normalised score $\tau$")
-    axes.set_ylabel(r"Share of runs with score > $\tau$")
+    axes.set_ylabel(r"Share of runs > $\tau$")
     axes.set_title("Performance profiles")
 
 
@@ -115,5 +116,5 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
     axes.set_xlim(max(0, min(0.45, low - 0.05)) - 0.01, min(1, max(0.55, high + 0.05)) + 0.015)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5]))
     [ours] = improvements["ours"].unique()
-    axes.set_xlabel(f"Probability of improvement\nof {styles[ours].label}")
-    axes.set_title("Pairs of methods")
+    axes.set_xlabel("Probability of improvement")
+    axes.set_title(textwrap.fill(styles[ours].label, 24))
