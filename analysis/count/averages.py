@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.estimates import best_of, mean_estimate, sample
+from analysis.count.methods import default_method
 from analysis.count.published import TASKS_18
 from suites.language.figures import Scale
 
@@ -117,10 +118,13 @@ def _profile_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]
 
 
 def _pair_rows(by_method: dict[str, list[np.ndarray]]) -> list[dict[str, Any]]:
-    """The first method against each of the others."""
+    """The default method against each of the others."""
     rows = []
-    (first, ours), *others = by_method.items()
-    for other, theirs in others:
+    first = default_method(list(by_method))
+    ours = by_method[first]
+    for other, theirs in by_method.items():
+        if other == first:
+            continue
         value = float(statistics.probability_of_improvement(ours, theirs))
         low, high = statistics.improvement_interval(ours, theirs)
         rows.append(dict(ours=first, theirs=other, value=value, low=low, high=high))

@@ -16,14 +16,15 @@ from matplotlib.figure import Figure
 
 from analysis.count import statistics
 from analysis.count.averages import common_range, normalised
-from analysis.count.methods import PUBLISHED_STYLES
-from analysis.count.published import CAVEATS
+from analysis.count.methods import PUBLISHED_STYLES, pair_of, settings_of
+from analysis.count.published import CAVEATS, published_scores
 from analysis.count.summary import Summary
-from analysis.draw import aggregates, bars, images, lines
+from analysis.draw import aggregates, bars, heatmap, images, lines
 from analysis.draw.page import pretty
 from analysis.read.predictions import Prediction
-from analysis.variants import behaviour_label
+from analysis.variants import behaviour_label, pair_label
 
+MOST_SEEDS = 10  # more single runs than these are not drawn
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
 METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 METRIC_LABELS = {"evaluate_return": "Score", "episode_return": "Training return"}
@@ -57,9 +58,9 @@ def draw_curves(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
         return []
     figure = lines.draw_lines(
         summary.curves, summary.styles, summary.scale, tasks=summary.tasks,
-        published=summary.published, y_label=metric_label(summary.metric),
-        reference=summary.reference, notes=notes_of(summary, published=True),
-        synthetic=summary.synthetic,
+        published=levels(summary), y_label=metric_label(summary.metric),
+        reference=summary.reference, seeds=single_runs(summary),
+        notes=notes_of(summary, published=True), synthetic=summary.synthetic,
     )  # fmt: skip
     return [Drawn("curves", figure, _marked(summary, summary.curves.drop(columns="x")))]
 
@@ -75,8 +76,8 @@ def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Draw
             notes.insert(1, f"{behaviour_label(behaviour)}: {setting.replace('_', ' ')}.")
     figure = lines.draw_lines(
         summary.scores, summary.styles, summary.scale, x="x", x_label=summary.x.label,
-        y_label=metric_label(summary.metric), tasks=summary.tasks, published=summary.published,
-        notes=notes, synthetic=summary.synthetic,
+        y_label=metric_label(summary.metric), tasks=summary.tasks, published=levels(summary),
+        seeds=single_runs(summary, final=True), notes=notes, synthetic=summary.synthetic,
     )  # fmt: skip
     data = summary.scores.drop(columns="scores").rename(columns={"x": summary.x.setting})
     return [Drawn("sweep", figure, _marked(summary, data))]
@@ -88,10 +89,12 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
         return []
     table, titles = bar_table(summary)
     styles = {m: s for m, s in summary.styles.items() if m in set(table["method"])}
-    styles |= {m: PUBLISHED_STYLES[m] for m in summary.published_methods if m in PUBLISHED_STYLES}
+    published = {m: s for m, s in PUBLISHED_STYLES.items() if m in summary.published_methods}
     groups = [*summary.tasks, *titles]
     notes = notes_of(summary, published=True, binned=False, mark="lines")
-    legend = "Points: single seeds. ×: no number."
+    legend = "Points: single seeds. ×: no number. Lines across bars: published scores."
+    if not published:
+        legend = legend.partition(" Lines")[0]
     if titles:
         legend += " Averages: mean over tasks, line: 95 % t interval."
     if len(titles) > 1:
@@ -99,8 +102,9 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
     notes.insert(1, legend)
     label, y_range = score_label(summary)
     figure = bars.draw_bars(
-        table, styles, groups, titles=titles, rows=2 if len(groups) > 8 else 1, y_label=label,
-        y_range=y_range, notes=notes, synthetic=summary.synthetic,
+        table, styles, groups, published=published, titles=titles,
+        rows=2 if len(groups) > 8 else 1, y_label=label, y_range=y_range, notes=notes,
+        synthetic=summary.synthetic,
     )  # fmt: skip
     return [Drawn("bars", figure, _marked(summary, table.drop(columns="scores")))]
 
@@ -109,6 +113,29 @@ INTERVAL_WORDS = (
     "Intervals: 95 %; Student's t for mean and optimality gap, bootstrap of the seeds within tasks "
     "for median, IQM and profiles, Newcombe's for pairs."
 )
+
+
+def draw_heatmap(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Final scores over the two settings that the suite varies; nothing if these are not two."""
+    scores = summary.scores
+    table = pd.DataFrame(
+        [
+            {"method": pair_label(pair_of(row.method)), **settings_of(row.method)}
+            | ({summary.x.setting: f"{row.x:g}"} if summary.x else {})
+            for row in scores.itertuples()
+        ]
+    ).fillna("")
+    varying = [name for name in table if table[name].nunique() > 1]
+    if len(varying) != 2:
+        return []
+    y, x = sorted(varying, key=lambda name: table[name].nunique())
+    table = table.assign(task=list(scores["task"]), mean=list(scores["mean"]), n=list(scores["n"]))
+    figure = heatmap.draw_heatmap(
+        table, summary.scale, x=x, y=y, tasks=summary.tasks, label=metric_label(summary.metric),
+        notes=notes_of(summary, binned=False, mark=""),
+        synthetic=summary.synthetic,
+    )  # fmt: skip
+    return [Drawn("heatmap", figure, _marked(summary, table))]
 
 
 def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -159,8 +186,7 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
         *problem_lines(summary),
     ]
     rows = [
-        (f"{pretty(one.task)}, seed {one.seed}", one.truth, one.model, one.context)
-        for one in predictions
+        (prediction_title(summary, one), one.truth, one.model, one.context) for one in predictions
     ]
     figure = images.draw_predictions(rows, notes=notes, synthetic=summary.synthetic)
     data = pd.concat([prediction_data(summary, one) for one in predictions], ignore_index=True)
@@ -183,6 +209,7 @@ def draw_observations(summary: Summary, predictions: Sequence[Prediction]) -> li
 FIGURES: dict[str, Callable[[Summary, Sequence[Prediction]], list[Drawn]]] = {
     "curves": draw_curves,
     "sweep": draw_sweep,
+    "heatmap": draw_heatmap,
     "bars": draw_bars,
     "aggregates": draw_aggregates,
     "strips": draw_strips,
@@ -202,16 +229,24 @@ def notes_of(
     seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     spread = statistics.BANDS[summary.band][0]
     what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
-    notes = [f"Mean over {seeds} seeds per task and method; {mark}: {spread}."]
+    notes = [
+        f"Mean over {seeds} seeds per task and method" + (f"; {mark}: {spread}." if mark else ".")
+    ]
     if counts[-1] < 2:
         notes = ["One seed per task and method: no spread is shown."]
     if binned:
         notes[0] += f" Score: mean return of {what}, averaged per seed within bins first."
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
             notes[0] += " Dotted: fewer runs than planned."
+        if len(single_runs(summary)):
+            notes[0] += " Thin lines: single seeds."
     else:
         notes[0] += f" A seed's score is {summary.final_words()}."
+    if binned and summary.reference is not None and len(summary.reference):
+        notes[0] += f" Dreamer (released): mean and {spread}; few points are marked."
     shown = set(summary.published_methods) if published else set()
+    if published and "best" in set(levels(summary)["method"]):
+        notes.append("Best published: the highest published score of any method after any budget.")
     caveats = [CAVEATS[method] for method in PUBLISHED_STYLES if method in shown]
     if caveats:
         notes.append("; ".join(caveats) + ".")
@@ -243,6 +278,27 @@ def prediction_title(summary: Summary, one: Prediction) -> str:
 
 
 # --- their data ------------------------------------------------------------------------------
+
+
+def single_runs(summary: Summary, *, final: bool = False) -> pd.DataFrame:
+    """Curves or final scores of single runs, where a method has two to MOST_SEEDS of them."""
+    known = summary.runs[["run_id", "task", "method", "x", "n_expected"]]
+    known = known[known["n_expected"].between(2, MOST_SEEDS)]
+    if final:
+        finals = summary.finals[["run_id", "score"]].rename(columns={"score": "value"})
+        return finals.merge(known, on="run_id")
+    return summary.binned[["run_id", "env_steps", "value"]].merge(known, on="run_id")
+
+
+def levels(summary: Summary) -> pd.DataFrame:
+    """`method, task, score_mean` of what is drawn as horizontals: the published scores that the
+    suite names, otherwise the best published score of each task."""
+    if len(summary.published) or summary.metric not in METRIC_WORDS:
+        return summary.published
+    known = published_scores()
+    known = known[known["task"].isin(summary.tasks)]
+    best = known.loc[known.groupby("task")["score_mean"].idxmax()]
+    return best.assign(method="best")[["method", "task", "score_mean"]].reset_index(drop=True)
 
 
 def _scaled(summary: Summary) -> list[str]:

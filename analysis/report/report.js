@@ -112,12 +112,13 @@ class Panel {
 
   traces() {
     const found = [], single = this.curves.single.checked;
+    const whole = this.suite.steps || this.xs.length < 2 ? [0, ...this.xs] : this.xs;
     const look = (line) => this.suite.methods[line.method];
     for (const line of this.levels.filter((one) => this.curves.shows(one.method)))
       found.push({
-        x: this.xs.length > 1 ? this.xs : [0, ...this.xs], y: Array(Math.max(2, this.xs.length)).fill(line.level), mode: "lines",
+        x: whole, y: whole.map(() => line.level), mode: "lines",
         line: { color: onPage(look(line).colour), width: 1.2, dash: look(line).dash },
-        text: Array(Math.max(2, this.xs.length)).fill(`${look(line).label} ${value(line.level)}`), hoverinfo: single ? "skip" : "none",
+        text: whole.map(() => `${look(line).label} ${value(line.level)}`), hoverinfo: single ? "skip" : "none",
       });
     const shown = this.lines.filter((one) => this.curves.shows(one.method));
     for (const line of shown) {
@@ -138,20 +139,20 @@ class Panel {
       });
     for (const line of shown) {
       const { colour, symbol, dash, label } = look(line);
-      const whole = line.x.map((_, i) => line.n[i] >= line.planned);
+      const full = line.x.map((_, i) => line.n[i] >= line.planned);
       const band = (i) => line.low[i] === null ? "" : ` [${value(line.low[i])}, ${value(line.high[i])}]`;
       const base = { x: line.x, line: { color: onPage(colour), width: 2, dash } };
       const few = line.x.length <= MANY_POINTS;
       // Dotted where fewer runs than planned contribute to the mean.
       found.push({
         ...base, y: line.mean, mode: few ? "lines+markers" : "lines", name: label,
-        line: { ...base.line, dash: whole.every(Boolean) ? dash : "dot" },
+        line: { ...base.line, dash: full.every(Boolean) ? dash : "dot" },
         marker: { symbol, size: 7, color: onPage(colour) },
         text: line.x.map((x, i) => `${label} ${value(line.mean[i])}${band(i)}, ${line.n[i]} of ${line.planned} runs`),
         hoverinfo: single ? "skip" : "none", meta: line.method,
       });
-      if (!whole.every(Boolean))
-        found.push({ ...base, y: line.mean.map((y, i) => whole[i] ? y : null), mode: "lines", hoverinfo: "skip" });
+      if (!full.every(Boolean))
+        found.push({ ...base, y: line.mean.map((y, i) => full[i] ? y : null), mode: "lines", hoverinfo: "skip" });
     }
     return found;
   }

@@ -30,7 +30,7 @@ from analysis.count.summary import Completeness, Summary
 from analysis.draw import tables
 from analysis.draw.images import ERROR_WORDS
 from analysis.draw.page import RC, pretty
-from analysis.draw.suite import Drawn, metric_label, prediction_title
+from analysis.draw.suite import Drawn, levels, metric_label, prediction_title
 from analysis.read.predictions import Prediction
 from analysis.report.videos import webm
 from dreamer.run_folder import write_text
@@ -142,11 +142,16 @@ def curve_data(summary: Summary) -> dict[str, Any]:
     """What report.js draws for each task: mean and band of each method, runs, constant levels."""
     sweep = summary.x is not None and summary.is_sweep
     styles = dict(summary.styles)
-    levels = []
-    for row in summary.published.itertuples():
+    constant = []
+    for row in levels(summary).itertuples():
         styles[f"published {row.method}"] = PUBLISHED_STYLES[row.method]
         level = float(row.score_mean)
-        levels.append({"task": row.task, "method": f"published {row.method}", "level": level})
+        constant.append({"task": row.task, "method": f"published {row.method}", "level": level})
+    lines = _lines(summary.scores, "x") if sweep else _lines(summary.curves, "env_steps")
+    if summary.reference is not None and len(summary.reference) and not sweep:
+        styles["released"] = PUBLISHED_STYLES["dreamer"]
+        released = summary.reference.assign(method="released")
+        lines += _lines(released.assign(n_expected=released["n"]), "env_steps")
     return {
         "x": summary.x.setting if summary.x and sweep else "env_steps",
         "xLabel": summary.x.label if summary.x and sweep else "Environment steps",
@@ -156,9 +161,9 @@ def curve_data(summary: Summary) -> dict[str, Any]:
         "sameScale": common_range(summary.scale, summary.tasks) is not None,
         "tasks": {task: pretty(task) for task in summary.tasks},
         "methods": {method: _look(style) for method, style in styles.items()},
-        "lines": _lines(summary.scores, "x") if sweep else _lines(summary.curves, "env_steps"),
+        "lines": lines,
         "seeds": [] if sweep else _seed_lines(summary),
-        "levels": levels,
+        "levels": constant,
     }
 
 

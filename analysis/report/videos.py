@@ -14,7 +14,7 @@ from analysis.draw.images import ROW_NAMES, error_image
 ZOOM = 3  # each pixel becomes ZOOM x ZOOM: VP9 stores colours at half of the resolution
 HEAD = 24  # pixels for the names
 FRAMES_PER_SECOND = 12
-CRF = 34  # VP9's quality: 0 best, 63 worst
+CRF = 37  # VP9's quality: 0 best, 63 worst
 
 
 def frames(truth: np.ndarray, model: np.ndarray, context: int) -> np.ndarray:
@@ -50,7 +50,7 @@ def webm(truth: np.ndarray, model: np.ndarray, context: int) -> bytes:
         writer = imageio_ffmpeg.write_frames(
             str(path), (width, height), fps=FRAMES_PER_SECOND, codec="libvpx-vp9", quality=None,
             bitrate="0", macro_block_size=2, ffmpeg_log_level="error",
-            output_params=["-crf", str(CRF), "-deadline", "good", "-cpu-used", "5"],
+            output_params=["-crf", str(CRF), "-deadline", "realtime", "-cpu-used", "6"],
         )  # fmt: skip
         writer.send(None)
         for frame in shown:

@@ -191,7 +191,7 @@ def test_settings_that_differ_make_methods(tmp_path):
     write(tmp_path, suite.runs)
     summary = summary_of(suite, tmp_path)
     assert "dreamer/reconstruction horizon=10" in summary.styles
-    assert len({(s.colour, s.marker) for s in summary.styles.values()}) == len(summary.styles)
+    assert len({(s.colour, str(s.line)) for s in summary.styles.values()}) == len(summary.styles)
 
 
 def test_the_setting_on_the_x_axis_makes_no_methods(tmp_path):
