@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.count import statistics
-from analysis.count.averages import common_range, normalised
+from analysis.count.averages import common_range, interval_warning, normalised
 from analysis.count.methods import PUBLISHED_STYLES
 from analysis.count.published import CAVEATS
 from analysis.count.summary import Summary
@@ -122,6 +122,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
     scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
     notes = [
         f"{scores} of {tasks} tasks, which weigh the same. {INTERVAL_WORDS}",
+        *filter(None, [interval_warning(summary.aggregates)]),
         *problem_lines(summary),
     ]
     figure = aggregates.draw_aggregates(
