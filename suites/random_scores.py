@@ -77,7 +77,8 @@ def random_returns(
     import numpy as np
 
     from dreamer.config import IMAGE_SHAPE
-    from dreamer.envs import RepeatedEnvironment, make_simulator
+    from dreamer.envs.environment import RepeatedEnvironment
+    from dreamer.envs.tasks import make_simulator
     from dreamer.episodes import random_action
     from dreamer.seeding import numpy_generator, stream_seed
 

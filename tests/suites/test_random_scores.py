@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from dreamer.config import make_config
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import random_action
 from dreamer.seeding import numpy_generator, stream_seed
 from suites import random_scores
