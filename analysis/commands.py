@@ -1,7 +1,8 @@
-"""The two commands of this package: their options, and what they do.
+"""What the commands on records do, with the options of two of them.
 
 analysis/make_figures.py    figures, tables and the report of suites
 analysis/reproduction.py    the verdict on a suite's Dreamer
+suites/compare.py           two methods
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from typing import Any
 import pandas as pd
 
 from analysis.count import statistics
+from analysis.count.comparison import Comparison, Side, compare
 from analysis.count.summary import Summary, summarise
 from analysis.count.verdict import CAVEAT, MARGIN, TESTS, as_json, overall
+from analysis.draw.comparison import comparison_table, draw_comparison
 from analysis.draw.save import save_figure, save_tables
-from analysis.draw.suite import draw_suite
+from analysis.draw.suite import Drawn, draw_suite
 from analysis.draw.tables import verdict_text
 from analysis.read.curves import read_curves, released_entries, write_released
 from analysis.read.frame import as_recorded, load_suite
@@ -27,7 +31,7 @@ from analysis.read.mongo import opened
 from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
 from analysis.report import report
-from analysis.variants import DREAMER
+from analysis.variants import DEFAULT_REPRESENTATION, DREAMER
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
@@ -221,3 +225,84 @@ def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summ
         suite, loaded, metric=options.metric, until=options.at,
         reference=reference, method=options.method, margin=options.margin,
     )  # fmt: skip
+
+
+# --- two methods -----------------------------------------------------------------------------
+
+
+def compared(
+    suites: Sequence[Suite], methods: Sequence[str | None], results: Path, out: Path
+) -> tuple[Comparison, bool, list[str], Path]:
+    """Two methods of one suite or two: (comparison, whether synthetic, problems, figure's path).
+
+    `methods`: what the user calls them, None where their suite has one only.
+    """
+    with opened(results, None) as source:
+        sides = _sides([_summary(suite, source) for suite in suites], methods)
+    found = compare(*sides)
+    if not found.tasks:
+        raise UserError(f"{' and '.join(found.labels)} have no task in common")
+    synthetic = any(side.summary.synthetic for side in sides)
+    figure = draw_comparison(found, synthetic=synthetic)
+    stem = re.sub(r"[^\w.=-]+", "_", "-".join(found.labels)).strip("_")
+    save_figure(Drawn(stem, figure, comparison_table(found)), out)
+    problems = [line for side in sides for line in side.summary.problems if side.method in line]
+    return found, synthetic, list(dict.fromkeys(problems)), out / f"{stem}.png"
+
+
+def _summary(suite: Suite, source: Source) -> tuple[Summary, pd.DataFrame]:
+    """With the frame that it is of. Values on an x-axis are different methods here."""
+    loaded = load_suite(source, suite)
+    summary = summarise(suite._replace(shown=suite.shown._replace(x=None)), loaded)
+    if summary.finals.empty:
+        raise UserError(f"no final scores of {suite.name} in {source}")
+    return summary, loaded.frame
+
+
+def _sides(
+    given: list[tuple[Summary, pd.DataFrame]], methods: Sequence[str | None]
+) -> tuple[Side, Side]:
+    if len(given) == 1:
+        found = given[0][0].methods_with_scores()
+        if methods[0] is None and len(found) != 2:
+            raise UserError(
+                f"{given[0][0].name} has {_count(found)} with scores; two are compared: name "
+                f"another suite, or choose by --methods of {', '.join(map(repr, found))}"
+            )
+        given, methods = given * 2, found if methods[0] is None else methods
+    sides = []
+    for (summary, frame), wanted in zip(given, methods, strict=True):
+        method = _method(summary, wanted)
+        sides.append(Side(summary.styles[method].label, method, summary, frame))
+    first, second = sides
+    if first.run_ids == second.run_ids:
+        raise UserError(
+            f"{first.method} of {first.summary.name} and {second.method} of "
+            f"{second.summary.name} are the same runs"
+        )
+    if first.label == second.label:
+        first, second = (one._replace(label=f"{one.label} ({one.summary.name})") for one in sides)
+    return first, second
+
+
+def _count(methods: Sequence[str]) -> str:
+    return f"{len(methods)} method{'s' if len(methods) != 1 else ''}"
+
+
+def _method(summary: Summary, wanted: str | None) -> str:
+    """The method of a suite that is called so: by its name, its label, or a part of its name."""
+    found = summary.methods_with_scores()
+    if wanted is None:
+        if len(found) == 1:
+            return found[0]
+        raise UserError(
+            f"{summary.name} has {_count(found)} with scores; choose by --methods, one for each "
+            f"suite, of {', '.join(map(repr, found))}"
+        )
+    default = f"/{DEFAULT_REPRESENTATION}"
+    called = {name: {name, name.replace(default, ""), summary.styles[name].label} for name in found}
+    for name, names in called.items():
+        if wanted.lower() in {one.lower() for one in names}:
+            return name
+    known = [name.replace(default, "") for name in found]
+    raise UserError(f"{summary.name} has no scores of {wanted!r}; {nearest(wanted, known)}")

@@ -70,11 +70,13 @@ def measure(options: argparse.Namespace) -> int:
     return 0
 
 
-def random_returns(task: str, episodes: int, seed: int, action_repeat: int) -> list[float]:
+def random_returns(
+    task: str, episodes: int, seed: int, action_repeat: int, time_limit_env_steps: int = 1000
+) -> list[float]:
     """The return of each episode of a control task."""
     import numpy as np
 
-    from dreamer.config import IMAGE_SHAPE, Config
+    from dreamer.config import IMAGE_SHAPE
     from dreamer.envs.environment import RepeatedEnvironment
     from dreamer.envs.tasks import make_simulator
     from dreamer.episodes import random_action
@@ -93,8 +95,7 @@ def random_returns(task: str, episodes: int, seed: int, action_repeat: int) -> l
             return black
 
     black = np.zeros(IMAGE_SHAPE, np.uint8)
-    limit = Config().time_limit_env_steps
-    env = RepeatedEnvironment(Unseen(), action_repeat, limit)
+    env = RepeatedEnvironment(Unseen(), action_repeat, time_limit_env_steps)
     returns = []
     for index in range(episodes):
         generator = numpy_generator(seed, "score", index)

@@ -146,8 +146,8 @@ def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
     for (task, name), members in cells.items():
         done = [m for m in members if m["final_score"] is not None]
         score = f"{sum(m['final_score'] for m in done) / len(done):.1f}" if done else ""
-        counts = sorted({m["final_evaluations"] for m in done})
-        each = f" ({' or '.join(map(str, counts))} evaluations each)" if done else ""
+        counts = " or ".join(map(str, sorted({m["final_evaluations"] for m in done})))
+        each = f" (mean of {counts} evaluation{'s' if counts != '1' else ''})" if done else ""
         table.append((task, name, _counts(members), score + each))
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return [

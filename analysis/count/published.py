@@ -1,4 +1,5 @@
-"""Published scores, from the tables in results/published/, and their caveats."""
+"""Published scores and their caveats, scores of random actions, and how honest intervals are: from
+the tables in results/published/ and results/measured/."""
 
 from __future__ import annotations
 
@@ -36,6 +37,23 @@ def random_scores() -> dict[str, float]:
     """Mean return of uniform random actions on each control task (suites/random_scores.py)."""
     table = pd.read_csv(MEASURED / "random.csv")
     return dict(zip(table["task"], table["score_mean"], strict=True))
+
+
+def coverage(what: str, tasks: int, seeds: int) -> float:
+    """How often a 95 % interval holds the true value in simulations of so many tasks and seeds, or
+    the next fewer that were simulated; with failing seeds, if that is worse (analysis/coverage.py).
+
+    NaN where so few were not simulated.
+    """
+    table = _coverage_table()
+    rows = table[(table["what"] == what) & (table["tasks"] <= tasks) & (table["seeds"] <= seeds)]
+    rows = rows[(rows["tasks"] == rows["tasks"].max()) & (rows["seeds"] == rows["seeds"].max())]
+    return float(rows["simulated"].min())
+
+
+@cache
+def _coverage_table() -> pd.DataFrame:
+    return pd.read_csv(MEASURED / "coverage.csv")
 
 
 def baselines(methods: Sequence[str]) -> pd.DataFrame:

@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
     finals: pd.DataFrame  # per run: score, task, method, x, at, partial, normalised
     scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, best, run_ids
-    aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs
+    aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs, coverage
     profiles: pd.DataFrame  # method, threshold, share, low, high
     improvements: pd.DataFrame  # ours, theirs, value, low, high
     averages: pd.DataFrame  # group, title, method, published, mean, low, high
@@ -173,7 +173,7 @@ def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.Da
     known = ["budget_env_steps", "last_env_steps", "attempts", "commits", "synthetic", "provenance",
              "status", "error"]  # fmt: skip
     runs = runs.merge(loaded.runs[["run_id", *known]], on="run_id", how="left")
-    runs["status"] = runs["status"].fillna("MISSING")
+    runs["status"] = runs["status"].astype(object).fillna("MISSING")
     runs["synthetic"] = runs["synthetic"].fillna(False).astype(bool)
     runs["last_env_steps"] = runs["last_env_steps"].fillna(0).astype(int)
     runs["state"] = [_completeness(row) for row in runs.itertuples()]

@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.count import statistics
-from analysis.count.averages import common_range, normalised
+from analysis.count.averages import common_range, interval_warning, normalised
 from analysis.count.methods import PUBLISHED_STYLES, pair_of, settings_of
-from analysis.count.published import CAVEATS, published_scores
+from analysis.count.published import CAVEATS, published_scores, random_scores
 from analysis.count.summary import Summary
 from analysis.draw import aggregates, bars, heatmap, images, lines
 from analysis.draw.page import pretty
@@ -149,6 +149,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
     scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
     notes = [
         f"{scores} of {tasks} tasks, which weigh the same. {INTERVAL_WORDS}",
+        *filter(None, [interval_warning(summary.aggregates)]),
         *problem_lines(summary),
     ]
     figure = aggregates.draw_aggregates(
@@ -291,14 +292,21 @@ def single_runs(summary: Summary, *, final: bool = False) -> pd.DataFrame:
 
 
 def levels(summary: Summary) -> pd.DataFrame:
-    """`method, task, score_mean` of what is drawn as horizontals: the published scores that the
-    suite names, otherwise the best published score of each task."""
-    if len(summary.published) or summary.metric not in METRIC_WORDS:
+    """`method, task, score_mean` of what is drawn as horizontals: random actions, and the published
+    scores that the suite names, otherwise the best published score of each task."""
+    if summary.metric not in METRIC_WORDS:
         return summary.published
-    known = published_scores()
-    known = known[known["task"].isin(summary.tasks)]
-    best = known.loc[known.groupby("task")["score_mean"].idxmax()]
-    return best.assign(method="best")[["method", "task", "score_mean"]].reset_index(drop=True)
+    chance = {task: score for task, score in random_scores().items() if task in summary.tasks}
+    tables = [pd.DataFrame({"task": chance.keys(), "score_mean": chance.values()})]
+    tables[0].insert(0, "method", "random")
+    if len(summary.published):
+        tables.append(summary.published)
+    else:
+        known = published_scores()
+        known = known[known["task"].isin(summary.tasks)]
+        best = known.loc[known.groupby("task")["score_mean"].idxmax()]
+        tables.append(best.assign(method="best")[["method", "task", "score_mean"]])
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def _scaled(summary: Summary) -> list[str]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.count import statistics
+from analysis.count.averages import interval_warning
 from analysis.count.estimates import Sample
 from analysis.count.methods import PUBLISHED_STYLES
 from analysis.count.published import CAVEATS
@@ -117,6 +118,8 @@ def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
             "Averages: mean over tasks, which weigh the same, with a 95 % t interval over the "
             "seeds within tasks."
         )
+        means = summary.aggregates[summary.aggregates["statistic"] == "mean"]
+        notes += filter(None, [interval_warning(means)])
     if summary.scores["partial"].any():
         notes.append("† no complete run: scores at the env_steps that all runs reached.")
     if (summary.scores["n"] != summary.scores["n_expected"]).any():

@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until, worker
+from helpers import QUICK, ROOT, SUITE, metrics_of, spec_in, suite_file, wait_until, worker
 
+from analysis import suite_summary
 from dreamer import run_folder
 from dreamer.config import config_from_dict
 from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
-from suites import status
+from suites import status as status_command
 from suites.execution import heartbeat
 from suites.execution.attempt import execute
+from suites.execution.display import ending_text
 from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
 from suites.language.suite import Run, expand
@@ -63,6 +65,35 @@ def test_a_run_leaves_its_whole_story(done):
     assert story["packages"]["torch"] and story["machine"]["processor"]
     assert story["code"] == status["code"] and story["renderer"] == "none"
     assert story["from_env_steps"] == 0
+
+
+def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
+    """Also of runs whose status.json is older and has none."""
+    path = suite_file(tmp_path, SUITE.replace("seeds: 3", "seeds: 1"))
+    [run] = expand(path).runs
+    assert run.run_id == done.run_id
+    evaluations = [m for m in metrics_of(done) if m["kind"] == "evaluate"]
+    last = [m["evaluate_return"] for m in evaluations if m["env_steps"] > 300 - 100]
+    expected = sum(last) / len(last)
+    status = run_folder.read_status(done.folder)
+    assert status["final_score"] == pytest.approx(expected)
+    assert status["final_evaluations"] == len(last) < len(evaluations)
+    assert f"final score {expected:.1f} (mean of {len(last)} " in ending_text(done, status, "")
+    [row] = suite_summary(path, done.results).finals.itertuples()
+    assert (row.score, row.evaluations) == (pytest.approx(expected), len(last))
+
+    def shown():
+        assert status_command.main([str(path), "--results", done.results]) == 0
+        return capsys.readouterr().out
+
+    text = shown()
+    assert f"{expected:.1f} (mean of {len(last)} evaluation" in text
+    del status["final_score"], status["final_evaluations"]
+    older = {**status, "heartbeat": run_folder.now()}
+    kept = (done.folder / run_folder.STATUS).read_bytes()
+    run_folder.write_json(done.folder / run_folder.STATUS, older)
+    assert shown() == text
+    (done.folder / run_folder.STATUS).write_bytes(kept)
 
 
 def test_debug_launches_updates_one_by_one(done):
@@ -176,14 +207,14 @@ def test_status_shows_runs_whose_episodes_are_too_short(tmp_path):
     share = execute(spec)["short_episodes"]
     assert share == run_folder.read_status(spec.folder)["short_episodes"] > 0.5
     run = Run(spec.run_id, (), spec.config)
-    rows = status.collect(Path(spec.results), [run])
-    shown = status.text(rows, Path(spec.results))
+    rows = status_command.collect(Path(spec.results), [run])
+    shown = status_command.text(rows, Path(spec.results))
     assert (
         f"too short to be sampled (see `length`), so never trained on\n  {spec.run_id}: " in shown
     )
     for row in rows:
         row["short_episodes"] = 0.05
-    assert "too short" not in status.text(rows, Path(spec.results))
+    assert "too short" not in status_command.text(rows, Path(spec.results))
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
