@@ -86,6 +86,12 @@ class Config:
     checkpoint_every_env_steps: int = setting(
         10_000, "distance of checkpoints", low=1, outcome=False
     )
+    keep_replay: str = setting(
+        "until_done",
+        "until_done: removed once the run has completed; always: it can be trained further",
+        choices=("until_done", "always"),
+        outcome=False,
+    )
     log_every_updates: int = setting(
         100, "losses are averaged over as many updates", low=1, outcome=False
     )

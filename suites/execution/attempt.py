@@ -92,6 +92,11 @@ def _attempt(
         counts = {"env_steps": summary.env_steps, "updates": summary.updates}
         status = Status(summary.status)
         status_file.finish(status, **counts, evaluate_return=summary.evaluate_return)
+        if status == Status.COMPLETED and config.keep_replay == "until_done":
+            try:
+                run_folder.discard_replay(spec.folder, "the run was done")
+            except OSError as error:  # the run is done all the same
+                print(f"warning: replay was not removed: {error}", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:

@@ -242,8 +242,11 @@ def _add(runs: dict[str, Run], run: Run) -> None:
         return
     if any(known.config[key] != run.config[key] for key in outcome_settings()):
         raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
+    config = known.config
+    if run.config["keep_replay"] == "always":  # one suite that needs it is enough
+        config = {**config, "keep_replay": "always"}
     suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
-    runs[run.run_id] = known._replace(suites=suites)
+    runs[run.run_id] = known._replace(suites=suites, config=config)
 
 
 def _blame(
