@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dreamer import run_folder
+from dreamer.errors import DamagedError
 from dreamer.run_folder import checkpoint_paths
 
 KEEP = 2
+PARTIAL = "checkpoint.partial"
 
 
 def save_checkpoint(folder: Path, name: str, content: dict[str, Any]) -> Path:
-    """Writes the checkpoint of this name, and its SHA-256 beside it, durably.
+    """Writes the checkpoint of this name, sealed with its SHA-256, durably.
 
-    The checkpoint appears under its name only when it and its checksum are on the disk. Older ones
-    than the last two are removed, except the one that `content["common"]` names.
+    It takes its name, or the place of one that has it, whole or not at all. Older ones than the
+    last two are removed, except the one that `content["common"]` names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        torch.save(content, file)
-        _flush(file)
-    line = f"{run_folder.sha256(partial)}  {path.name}\n"
-    with open(run_folder.checksum_path(path), "w") as file:
-        file.write(line)
-        _flush(file)
+    partial = folder / PARTIAL
+    torch.save(content, partial)
+    run_folder.seal(partial)
     os.replace(partial, path)
+    run_folder.checksum_path(path).unlink(missing_ok=True)  # of the one that had the name
     _flush_folder(folder)
     for old in checkpoint_paths(folder)[:-KEEP]:
         if old.name != content.get("common"):
@@ -99,18 +98,21 @@ def on_host(content: Any) -> Any:
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint's content. Raises ValueError if its checksum is missing or wrong."""
-    expected = run_folder.read_checksum(path)
-    if expected is None:
-        raise ValueError(f"{path}: no checksum beside it")
-    if run_folder.sha256(path) != expected:
-        raise ValueError(f"{path}: damaged (its SHA-256 is not {expected[:12]}...)")
+    """A checkpoint's content. Raises DamagedError if it is not what was saved, and
+    OSError if it cannot be read."""
+    if not run_folder.is_whole(path):
+        raise DamagedError(f"{path}: damaged (it is not what its SHA-256 says)")
     return torch.load(path, map_location=map_location, weights_only=True)
 
 
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def set_aside(paths: Iterable[Path]) -> None:
+    """Renames checkpoints that a run could not continue from, so that none of them is taken for
+    one of the run as it goes on."""
+    for path in paths:
+        path.rename(path.with_suffix(".refused"))
+        with contextlib.suppress(FileNotFoundError):
+            beside = run_folder.checksum_path(path)
+            beside.rename(beside.with_suffix(".refused.sha256"))
 
 
 def _flush_folder(folder: Path) -> None:

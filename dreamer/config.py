@@ -102,6 +102,12 @@ class Config:
     checkpoint_every_env_steps: int = setting(
         10_000, "env_steps between checkpoints", low=1, outcome=False
     )
+    keep_replay: str = setting(
+        "until_done",
+        "until_done: removed once the run has completed; always: it can be trained further",
+        choices=("until_done", "always"),
+        outcome=False,
+    )
     log_every_updates: int = setting(
         100, "number of updates that each logged loss is averaged over", low=1, outcome=False
     )

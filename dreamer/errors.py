@@ -25,7 +25,12 @@ class ConfigError(UserError):
 
 
 class DamagedError(UserError, ValueError):
-    """A file does not hold what was written to it. Names the file and what to do."""
+    """A file of a run does not hold what was written to it. `what` names the file and the damage;
+    the message says what to do, too."""
+
+    def __init__(self, what: str):
+        super().__init__(f"{what}; restore it from a copy, or start the run anew with --fresh")
+        self.what = what
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

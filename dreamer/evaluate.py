@@ -26,7 +26,7 @@ from dreamer.config import Config, config_from_dict
 from dreamer.envs.environment import make_environment
 from dreamer.envs.simulators import ActionSpace
 from dreamer.episodes import play_episode
-from dreamer.errors import UserError
+from dreamer.errors import DamagedError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.prediction import PREDICTION_CONTEXT, PREDICTION_FPS, predicted, prediction_frames
 from dreamer.replay import Episode
@@ -57,15 +57,17 @@ def load_newest(run_dir: Path) -> Loaded:
         for path in reversed(checkpoint_paths(folder)):
             try:
                 return load(path)
-            except (ValueError, FileNotFoundError) as error:
+            except FileNotFoundError as error:
                 problem = str(error)
+            except DamagedError as error:
+                problem = error.what
                 if path.exists():
-                    warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
+                    warnings.warn(f"{problem}; falling back to the one before", stacklevel=2)
     raise UserError(f"{folder}: no checkpoint to load ({problem})")
 
 
 def load(path: Path) -> Loaded:
-    """Raises ValueError or FileNotFoundError like `load_checkpoint`."""
+    """Raises DamagedError or OSError like `load_checkpoint`."""
     content = load_checkpoint(path)
     return Loaded(path, config_from_dict(content["config"]), content)
 
@@ -153,8 +155,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         try:
             loaded = load(arguments.checkpoint)
-        except (ValueError, OSError) as error:
-            raise UserError(f"--checkpoint: {error}") from None
+        except DamagedError as error:
+            raise UserError(f"--checkpoint: {error.what}") from None
+        except OSError as error:
+            raise UserError(f"--checkpoint: {arguments.checkpoint}: {error.strerror}") from None
     seed = loaded.config.seed if arguments.seed is None else arguments.seed
     agent, played = evaluate(loaded, arguments.device, arguments.episodes, seed)
     first, returns, lengths = None, [], []

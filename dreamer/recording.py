@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
+from dreamer.errors import DamagedError
 
 Record = dict[str, Any]
 
@@ -78,10 +79,10 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def restore(self, size_bytes: int) -> None:
-        """Goes back to the first `size_bytes`. Raises ValueError if there are fewer."""
+        """Goes back to the first `size_bytes`. Raises DamagedError if there are fewer."""
         data = self._path.read_bytes()
         if len(data) < size_bytes:
-            raise ValueError(f"{self._path} is shorter than when the checkpoint was saved")
+            raise DamagedError(f"{self._path}: shorter than when the checkpoint was saved")
         if len(data) > size_bytes:
             discarded = self._path.with_name(run_folder.DISCARDED_METRICS)
             with open(discarded, "ab") as file:

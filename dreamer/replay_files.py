@@ -38,7 +38,6 @@ PACKED_IMAGE_BYTES = 4100  # at most, of 21 tasks (results/measured/replay.csv)
 CHECK_STEPS = 100  # pictures in memory at once while a replay is checked
 RAW_KEYS = {"episode", "first", "steps"}
 PACKED_KEYS = RAW_KEYS | {"columns", "table_crc32", "block_steps", "block_bytes"}
-TODO = "restore the file from a copy, or start the run anew with --fresh"
 
 
 class Cursor(NamedTuple):
@@ -275,7 +274,7 @@ class ReplayFiles:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _damaged(self, name: str, what: str) -> DamagedError:
-        return DamagedError(f"{self.folder / name}: {what}; {TODO}")
+        return DamagedError(f"{self.folder / name}: {what}")
 
 
 def check_folder(folder: Path) -> None:

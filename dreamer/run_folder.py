@@ -5,8 +5,9 @@
         status.json                  its status, counters, heartbeat, host; rewritten while it runs
         metrics.jsonl                every number, one record a line: the truth about a run
         metrics.discarded.jsonl      lines after the last checkpoint, cut when a run resumed
-        checkpoints/                 the last two checkpoints, each with its SHA-256
-        replay/                      the episodes: images, actions, rewards
+        checkpoints/                 the last two checkpoints, each ends with its SHA-256
+        replay/                      the episodes, packed: images, actions, rewards
+        replay.discarded.json        when and why replay was removed, after the run was done
         curves.csv                   evaluation and training returns of a finished run
         prediction.npz, .mp4         the last open-loop prediction, as arrays and as a video
         lock                         held by the process that executes the run
@@ -31,6 +32,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Iterator, Mapping
@@ -47,6 +49,7 @@ METRICS = "metrics.jsonl"
 DISCARDED_METRICS = "metrics.discarded.jsonl"
 CHECKPOINTS = "checkpoints"
 REPLAY = "replay"
+REPLAY_DISCARDED = "replay.discarded.json"
 CURVES = "curves.csv"
 PREDICTION = "prediction.npz"
 PREDICTION_VIDEO = "prediction.mp4"
@@ -61,6 +64,8 @@ SLURM = "slurm.json"
 CODE = "code.json"
 # Files that Sacred's record and MongoDB keep a copy of, as run_config.json and so on.
 ARTIFACTS = (CONFIG, CURVES, PREDICTION, PREDICTION_VIDEO)
+
+SHA256_DIGITS = 64
 
 StatusRecord = dict[str, Any]  # what status.json holds
 
@@ -152,7 +157,7 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def checksum_path(path: Path) -> Path:
-    """The file that holds the SHA-256 of a checkpoint."""
+    """The file that holds the SHA-256 of a checkpoint of earlier code."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -258,12 +263,58 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_checksum(path: Path) -> str | None:
-    """The SHA-256 that was written for a checkpoint; None if there is none."""
+def seal(path: Path) -> None:
+    """Appends to a zip file, which checkpoints are, the SHA-256 of all that is before it, as the
+    zip's comment: the file stays one that every reader of zip files opens."""
+    with open(path, "r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(SHA256_DIGITS.to_bytes(2, "little"))  # the comment's length
+        file.seek(0)
+        digits = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(digits.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is what was saved, by its seal, or by the file that earlier code wrote
+    beside it. Raises OSError if it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - SHA256_DIGITS
+        while left > 0 and (part := file.read(min(left, 2**20))):
+            digest.update(part)
+            left -= len(part)
+        end = file.read()
+    if digest.hexdigest().encode() == end:
+        return True
+    digest.update(end)
     try:
-        return read_bytes(checksum_path(path)).decode("ascii").split()[0]
-    except (OSError, ValueError, IndexError):
-        return None
+        beside = read_bytes(checksum_path(path)).decode("ascii").split()
+    except (OSError, ValueError):
+        return False
+    return beside[:1] == [digest.hexdigest()]
+
+
+def discard_replay(folder: Path, why: str) -> int:
+    """Removes the replay of the run in `folder`, which nobody may be executing, after a record
+    that says so; returns the bytes that became free.
+
+    The run can still be evaluated, drawn and audited, but not trained further.
+    """
+    replay = folder / REPLAY
+    if not replay.is_dir():
+        return 0
+    size_bytes = sum(path.stat().st_size for path in replay.iterdir())
+    if discarded_replay(folder) is None:
+        write_json(folder / REPLAY_DISCARDED, {"time": now(), "why": why, "bytes": size_bytes})
+    shutil.rmtree(replay)
+    return size_bytes
+
+
+def discarded_replay(folder: Path) -> dict[str, Any] | None:
+    """The record (time, why, bytes) of a run whose replay was discarded in order, else None."""
+    return read_json(folder / REPLAY_DISCARDED)
 
 
 def size_text(size_bytes: float) -> str:

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from dreamer import run_folder
 from dreamer.agent import Agent
-from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint
+from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint, set_aside
 from dreamer.collect import Collector, make_collector
 from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
-from dreamer.errors import UserError
+from dreamer.errors import DamagedError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
@@ -118,6 +118,7 @@ class Trainer:
         self.metrics = Metrics(run_dir, log)
         self.counters = Counters()
         self.common: str | None = None  # once the state depends on the budget: see `keep_common`
+        self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
         self.told_short_episodes = False
@@ -341,6 +342,9 @@ class Trainer:
         self._means()
         replay, metrics, c = self.replay, self.metrics, self.counters
         assert replay is not None
+        if c == self.saved and not common:
+            return  # a stop before anything was done
+        self.saved = c
         content = {
             "config": config_dict(self.config),
             "counters": c._asdict(),
@@ -362,9 +366,21 @@ class Trainer:
         self.writer.save(c.updates, c.env_steps, content, flush, common)
 
     def resume(self) -> None:
-        """Continues from the newest checkpoint that is whole, else from the beginning. With a
-        larger budget than before, checkpoints that depend on the smaller one are removed."""
+        """Continues from the newest checkpoint that is whole and whose metrics and replay are, else
+        from the beginning. With a larger budget than before, checkpoints that depend on the
+        smaller one are removed.
+
+        Raises DamagedError if there are checkpoints and none is whole, and UserError for a run
+        without its replay.
+        """
+        gone = run_folder.discarded_replay(self.run_dir)
+        if gone is not None:
+            raise UserError(
+                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
+                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
+            )
         ends: list[Path] = []  # of a smaller budget
+        refused: dict[Path, str] = {}
         for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):
             try:
                 content = load_checkpoint(path, self.device)
@@ -372,11 +388,13 @@ class Trainer:
                     ends.append(path)
                     continue
                 self._restore(content)
-            except ValueError as error:
-                warnings.warn(f"{error}; falling back to the one before", stacklevel=2)
+            except DamagedError as error:
+                refused[path] = error.what
+                warnings.warn(f"{error.what}; falling back to the one before", stacklevel=2)
                 continue
             for end in ends:
                 remove_checkpoint(end)
+            set_aside(refused)
             if self.collector.round is not None:
                 self._begin_round()
             return
@@ -385,14 +403,19 @@ class Trainer:
                 f"{ends[0]}: a larger budget cannot continue this run exactly as if it had been "
                 "asked for at once; keep its budget, or start it anew (--fresh)"
             )
+        if refused:
+            newest = next(iter(refused.values()))
+            raise DamagedError(f"{newest}; no checkpoint can be continued without it")
         self.metrics.restore(0)
         self.replay = self._open_replay(EMPTY)
 
     def _restore(self, content: dict[str, Any]) -> None:
+        if self.replay is not None:
+            self.replay.close()  # of a newer checkpoint, which was refused
         self.replay = self._open_replay(Cursor(**content["replay"]))
         self.metrics.restore(content["metrics_bytes"])
         self.agent.load_state_dict(content["agent"])
-        self.counters = Counters(**content["counters"])
+        self.counters = self.saved = Counters(**content["counters"])
         self.sums, self.summed_updates = content["sums"], content["summed_updates"]
         self.clock.restore(content["seconds"])
         self.episode_return, self.evaluate_return = content["returns"]

@@ -23,7 +23,8 @@ from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import BEFORE, outcome_values
-from dreamer.errors import UserError, nearest
+from dreamer.errors import DamagedError, UserError, nearest
+from dreamer.replay_files import check_folder as check_replay
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
@@ -159,6 +160,8 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
         yield finding("short", f"{last:,} of {budget:,} env_steps are recorded", "start it --fresh")
     for path, todo in damaged_files(results, r):
         yield finding("checksum", f"{path} is damaged or missing", todo)
+    for problem, todo in replay_problems(r):
+        yield finding("replay", problem, todo)
     yield from check_sacred(results, r)
 
 
@@ -186,7 +189,7 @@ def metrics_problems(r: RunContents) -> Iterator[str]:
 def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
     """(path, what to do) for checkpoints, artifacts and Sacred's copies with a wrong checksum."""
     for path in run_folder.checkpoint_paths(r.folder / run_folder.CHECKPOINTS):
-        if not _is(path, run_folder.read_checksum(path)):
+        if not _whole(path):
             older = "" if r.state == State.DONE else ": the one before is used"
             yield path, f"delete it{older}"
     last = max(run_folder.attempts(r.folder), default=0)
@@ -202,6 +205,28 @@ def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
             for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
                 if not _is(path, checksum):
                     yield path, f"copy {other} over it, if that one is whole"
+
+
+def replay_problems(r: RunContents) -> Iterator[tuple[str, str]]:
+    """(problem, what to do) if the replay is not as it was written, or went without a record. A run
+    that is being executed checks its own."""
+    if r.state == State.RUNNING or run_folder.discarded_replay(r.folder) is not None:
+        return
+    try:
+        check_replay(r.folder / run_folder.REPLAY)
+    except DamagedError as error:
+        less = "the run can be evaluated and drawn, but not trained further"
+        start = "start it --fresh"
+        yield error.what, f"restore it from a copy, or {less if r.state == State.DONE else start}"
+    except OSError as error:
+        yield f"{error.filename} cannot be read: {error.strerror}", "see to it that it can"
+
+
+def _whole(checkpoint: Path) -> bool:
+    try:
+        return run_folder.is_whole(checkpoint)
+    except OSError:
+        return False
 
 
 def _is(path: Path, checksum: str | None) -> bool:

@@ -1,11 +1,21 @@
 """Checkpoints written while training goes on: what was, when it was, and no failure in silence."""
 
+import os
+import subprocess
+import sys
+import tarfile
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
-from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint
+from dreamer import run_folder
+from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint, save_checkpoint
+from dreamer.errors import DamagedError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_what_changes_after_save_is_not_in_it(tmp_path):
@@ -35,3 +45,101 @@ def test_a_failure_is_raised_by_the_next_who_asks(tmp_path):
     assert [path.name for path in checkpoint_paths(tmp_path)] == [
         "checkpoint-0000000004-000000003.pt"
     ]
+
+
+def test_the_checksum_is_in_the_file_which_stays_one_that_torch_reads(tmp_path):
+    path = save_checkpoint(tmp_path, 1, 2, {"weight": torch.arange(5)})
+    assert list(tmp_path.iterdir()) == [path]
+    assert run_folder.is_whole(path)
+    assert torch.load(path, weights_only=True)["weight"].tolist() == [0, 1, 2, 3, 4]
+    assert len(zipfile.ZipFile(path).comment) == 64
+
+
+def test_every_change_of_a_checkpoint_is_found(tmp_path):
+    path = save_checkpoint(tmp_path, 1, 2, {"weight": torch.arange(5)})
+    data = path.read_bytes()
+    for place in range(0, len(data), 7):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert not run_folder.is_whole(path)
+    for size in (0, 1, 63, 64, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(DamagedError, match=r"checkpoint-\d+-\d+\.pt: damaged"):
+            load_checkpoint(path)
+    path.write_bytes(data)
+    assert load_checkpoint(path)["weight"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_checkpoints_of_earlier_code_are_whole_by_the_file_beside_them(tmp_path):
+    with tarfile.open(ROOT / "tests" / "data" / "earlier_runs.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    paths = sorted(tmp_path.glob("results/runs/*/checkpoints/*.pt"))
+    assert len(paths) == 2
+    for path in paths:
+        assert load_checkpoint(path)["counters"]["env_steps"] in (160, 240)
+    run_folder.checksum_path(paths[0]).write_bytes(b"\xff\x00")
+    paths[1].write_bytes(paths[1].read_bytes() + b"x")
+    assert not any(map(run_folder.is_whole, paths))
+    run_folder.checksum_path(paths[0]).unlink()
+    assert not run_folder.is_whole(paths[0])
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+import torch
+from dreamer import run_folder
+from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
+
+ours = ("dreamer/checkpoint.py", "dreamer/run_folder.py")
+
+def killed_at(number, action):
+    # Runs it in a child that kills itself at this line of these files; whether it got there.
+    child = os.fork()
+    if not child:
+        left = number
+        def trace(frame, event, argument):
+            nonlocal left
+            if not frame.f_code.co_filename.endswith(ours):
+                return None
+            left -= event == "line"
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+        sys.settrace(trace)
+        action()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL
+
+def save(value):
+    save_checkpoint(folder, 7, 100, {"value": torch.full((1000,), value)})
+
+folder, kind = Path(sys.argv[1]), sys.argv[2]
+number, seen = 0, set()
+while True:
+    shutil.rmtree(folder, ignore_errors=True)
+    if kind != "first":
+        save(1)
+    if kind == "earlier":  # as earlier code left it: no seal, but a file beside it
+        [path] = checkpoint_paths(folder)
+        torch.save({"value": torch.full((1000,), 1)}, path)
+        run_folder.checksum_path(path).write_text(f"{run_folder.sha256(path)}  {path.name}")
+    killed = killed_at(number, lambda: save(2))
+    values = {int(load_checkpoint(path)["value"][0]) for path in checkpoint_paths(folder)}
+    assert values <= {1, 2} and (values or kind == "first"), (number, values)
+    seen |= values
+    if not killed:
+        assert values == {2}
+        break
+    number += 1
+assert seen == ({2} if kind == "first" else {1, 2})
+print(number)
+"""
+
+
+@pytest.mark.parametrize("kind", ["first", "again", "earlier"])
+def test_a_kill_at_any_line_leaves_the_one_that_was_there_or_the_new_one(tmp_path, kind):
+    """Also of a checkpoint that is saved again under its own name."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints"), kind]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and int(done.stdout) > 20, done.stderr

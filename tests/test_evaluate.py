@@ -194,7 +194,7 @@ def test_videos_show_what_was_seen(capsys, finished: Path, tmp_path: Path, suffi
         (["run", "--seed", "-1"], "--seed: at least 0"),
         (["run", "--video", "a.avi"], "should end in .mp4 or .gif"),
         (["run", "--video", "no/a.gif"], "no folder no"),
-        (["run", "--checkpoint", "gone.pt"], "--checkpoint: gone.pt: no checksum"),
+        (["run", "--checkpoint", "gone.pt"], "--checkpoint: gone.pt: No such file"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -159,7 +159,9 @@ def test_every_flipped_bit_is_found_and_nothing_is_cut(tmp_path, name):
         for read in (lambda f=folder: Replay(f, 2, 5, cursor), lambda f=folder: check_folder(f)):
             if name == "episodes.jsonl" and place == size - 1:  # no end of line: being written
                 break
-            with pytest.raises(DamagedError, match=rf"{folder}/.*; restore .* --fresh"):
+            with pytest.raises(
+                DamagedError, match=rf"{folder}/.*; restore it from a copy, or .* --fresh"
+            ):
                 read()
         assert contents(folder) == before
 
@@ -194,7 +196,9 @@ def test_odd_lines_of_the_index_are_one_clear_error(tmp_path, line):
     lines[1] = json.dumps(json.loads(lines[1]) | dict([line])) if type(line) is tuple else line
     path.write_text("\n".join(lines) + "\n")
     for read in (lambda: Replay(tmp_path, 2, 5, cursor), lambda: check_folder(tmp_path)):
-        with pytest.raises(DamagedError, match=rf"{tmp_path}/.*; restore .* --fresh") as raised:
+        with pytest.raises(
+            DamagedError, match=rf"{tmp_path}/.*; restore it from a copy, or .* --fresh"
+        ) as raised:
             read()
         assert "\n" not in str(raised.value)
 

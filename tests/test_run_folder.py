@@ -44,16 +44,12 @@ def test_states_and_statuses_are_text_in_json() -> None:
     assert State.DONE == "done" and {"done": 1}[State.DONE] == 1
 
 
-def test_checkpoints_sort_by_age_and_have_checksums(tmp_path: Path) -> None:
+def test_checkpoints_sort_by_age(tmp_path: Path) -> None:
     names = [run_folder.checkpoint_name(*counts) for counts in ((900, 9), (10_000, 10))]
     for name in reversed(names):
         (tmp_path / name).write_bytes(b"x")
-    paths = run_folder.checkpoint_paths(tmp_path)
-    assert [path.name for path in paths] == names
-    assert run_folder.read_checksum(paths[0]) is None
-    run_folder.checksum_path(paths[0]).write_text(f"{run_folder.sha256(paths[0])}  {names[0]}\n")
-    assert run_folder.read_checksum(paths[0]) == run_folder.sha256(paths[0])
-    assert run_folder.checkpoint_paths(tmp_path) == paths
+    run_folder.checksum_path(tmp_path / names[0]).write_text("of earlier code")
+    assert [path.name for path in run_folder.checkpoint_paths(tmp_path)] == names
 
 
 @pytest.mark.parametrize(

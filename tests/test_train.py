@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from dreamer import run_folder
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import BEFORE, Config, make_config
 from dreamer.envs.toys import Probe
-from dreamer.errors import UserError
+from dreamer.errors import DamagedError, UserError
 from dreamer.recording import LOG, SAMPLE, Clock
 from dreamer.replay import Cursor, Replay
 from dreamer.schedule import (
@@ -376,10 +377,9 @@ def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
 
 
-def test_only_two_checkpoints_are_kept_each_with_its_checksum(uninterrupted):
-    names = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
-    assert len(names) == 4
-    assert [name.removesuffix(".sha256") for name in names[1::2]] == names[0::2]
+def test_only_two_checkpoints_are_kept(uninterrupted):
+    paths = sorted((uninterrupted / "checkpoints").iterdir())
+    assert len(paths) == 2 and paths == checkpoint_paths(uninterrupted / "checkpoints")
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, uninterrupted):
@@ -392,6 +392,60 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, uninterrupt
     with pytest.warns(UserWarning, match="damaged .* falling back"):
         train(minute(), tmp_path)
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_what_cannot_be_continued_is_set_aside_for_the_one_before(tmp_path, uninterrupted):
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, 600))
+    older, newest = checkpoint_paths(tmp_path / "checkpoints")
+    steps = load_checkpoint(older)["replay"]["agent_steps"]
+    path = tmp_path / "replay" / "steps.f32"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # of an episode that the older one does not know
+    path.write_bytes(data)
+    assert load_checkpoint(newest)["replay"]["agent_steps"] > steps
+    with pytest.warns(UserWarning, match=r"steps\.f32: episode \d+ is damaged .* falling back"):
+        train(minute(), tmp_path, should_stop=lambda: True)
+    assert checkpoint_paths(tmp_path / "checkpoints") == [older]
+    assert newest.with_suffix(".refused").exists()
+    train(minute(), tmp_path)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_damage_of_all_that_a_run_knows_is_one_line_and_nothing_is_lost(tmp_path):
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, 600))
+    path = tmp_path / "replay" / "episodes.jsonl"
+    path.write_text(path.read_text().replace('"first": 0', '"first": 1'))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with (
+        pytest.warns(UserWarning, match="line 1 is damaged"),
+        pytest.raises(
+            DamagedError, match=r"episodes\.jsonl: line 1 is damaged; no .*; restore it .* --fresh"
+        ),
+    ):
+        train(minute(), tmp_path)
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_a_resume_that_is_stopped_at_once_writes_no_checkpoint_again(tmp_path):
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, 300))
+    newest = checkpoint_paths(tmp_path / "checkpoints")[-1]
+    before = newest.stat()
+    assert train(minute(), tmp_path, should_stop=lambda: True).status == "INTERRUPTED"
+    assert newest.stat() == before
+
+
+def test_without_its_replay_a_run_is_not_trained_further(tmp_path):
+    train(minute(), tmp_path, should_stop=stopper(tmp_path, 300))
+    size = sum(path.stat().st_size for path in (tmp_path / "replay").iterdir())
+    assert run_folder.discard_replay(tmp_path, "the run was done") == size > 0
+    assert not (tmp_path / "replay").exists()
+    record = run_folder.discarded_replay(tmp_path)
+    assert record == {"time": record["time"], "why": "the run was done", "bytes": size}
+    with pytest.raises(UserError, match=r"evaluated and drawn, .* --fresh"):
+        train(minute(), tmp_path)
+    assert run_folder.discard_replay(tmp_path, "again") == 0
+    assert run_folder.discarded_replay(tmp_path) == record
 
 
 def stopper(run_dir: Path, env_steps: int):

@@ -152,6 +152,11 @@ def _attempt(
             score, evaluations, _ = final or (None, 0, None)
             counts |= {"final_score": score, "final_evaluations": evaluations}
         status_file.finish(Status(summary.status), **counts)
+        if summary.status == Status.COMPLETED and config.keep_replay == "until_done":
+            try:
+                run_folder.discard_replay(spec.folder, "the run was done")
+            except OSError as error:  # the run is done all the same
+                print(f"warning: replay was not removed: {describe(error)}", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:

@@ -172,7 +172,7 @@ def _checkpoints(folder: Path) -> list[dict[str, str]]:
     return [
         {
             "path": str(path.relative_to(folder)),
-            "sha256": run_folder.read_checksum(path) or "",
+            "sha256": run_folder.sha256(path),
         }
         for path in run_folder.checkpoint_paths(folder / run_folder.CHECKPOINTS)
     ]

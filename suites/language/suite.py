@@ -251,9 +251,11 @@ def _add(runs: dict[str, Run], run: Run) -> None:
         return
     if outcome_values(known.config) != outcome_values(run.config):
         raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
+    always = "always" in (known.config["keep_replay"], run.config["keep_replay"])
+    kept = {"keep_replay": "always"} if always else {}  # one suite that needs it is enough
     suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
     further = max(known, run, key=lambda one: one.config["env_steps"])
-    runs[run.run_id] = further._replace(suites=suites)
+    runs[run.run_id] = further._replace(suites=suites, config={**further.config, **kept})
 
 
 def _blame(

@@ -191,6 +191,53 @@ def test_a_record_that_cannot_be_read_is_none_that_is_well(copy, capsys):
     assert any("metrics.jsonl cannot be read" in text for _, text in found)
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    """The same with one run, whose replay is kept."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "suite.yaml").write_text(SUITE.replace("seeds: 3", "seeds: 1\nkeep_replay: always"))
+    [run] = expand(folder / "suite.yaml").runs
+    spec = Spec(run.run_id, run.config, list(run.suites), str(folder / "results"))
+    assert execute(spec)["status"] == "COMPLETED"
+    return folder
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+
+
+def test_keeping_replay_is_no_part_of_a_run_s_identity(clean, kept):
+    assert first(clean)[0].run_id == first(kept)[0].run_id
+    assert not (first(clean)[1] / "replay").exists() and (first(kept)[1] / "replay").exists()
+    assert run_folder.discarded_replay(first(clean)[1])["why"] == "the run was done"
+    assert run_folder.discarded_replay(first(kept)[1]) is None
+
+
+@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+def test_a_flipped_bit_in_replay_is_found(kept, tmp_path, capsys, name):
+    assert audit(kept, capsys) == []
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    flip(first(folder)[1] / "replay" / name)
+    [found] = audit(folder, capsys)
+    assert found["kind"] == "replay" and "damaged" in found["text"]
+    assert "can be evaluated and drawn" in found["todo"]
+
+
+def test_replay_that_went_without_a_record_is_found(kept, tmp_path, capsys):
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    shutil.rmtree(first(folder)[1] / "replay")
+    [found] = audit(folder, capsys)
+    assert found["kind"] == "replay" and "missing" in found["text"]
+
+
+def test_replay_that_was_discarded_in_order_is_no_finding(kept, tmp_path, capsys):
+    folder = shutil.copytree(kept, tmp_path / "copy")
+    assert run_folder.discard_replay(first(folder)[1], "to make room") > 0
+    assert audit(folder, capsys) == []
+
+
 @pytest.mark.parametrize("text", METRICS)
 def test_defects_of_metrics_are_found(copy, capsys, text):
     run, folder = first(copy)

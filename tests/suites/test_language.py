@@ -146,6 +146,17 @@ exclude:
         assert run.config["env_steps"] == (7000 if special else PRESETS["submission"]["env_steps"])
 
 
+def test_replay_of_a_shared_run_is_kept_if_one_suite_needs_it(tmp_path):
+    suites = []
+    for name, extra in (("a", ""), ("b", "keep_replay: always\n"), ("c", "")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(BASE + extra)
+        suites.append(expand(path))
+    [run] = merge(suites)
+    assert run.config["keep_replay"] == "always" and run.suites == ("a", "b", "c")
+    assert suites[0].runs[0].config["keep_replay"] == "until_done"
+
+
 def test_included_runs_keep_their_settings_and_are_shared(tmp_path):
     (tmp_path / "a.yaml").write_text(BASE + "seeds: 2\n")
     text = "include: a.yaml\n" + BASE + "seeds: 3\n"
