@@ -7,6 +7,7 @@
         metrics.discarded.jsonl      lines after the last checkpoint, cut when a run resumed
         checkpoints/                 the last two checkpoints, each with its SHA-256
         replay/                      the episodes: images, actions, rewards
+        replay.discarded.json        when and why the replay of a finished run was removed
         curves.csv                   evaluation and training returns of a finished run
         prediction.npz, .mp4         the last open-loop prediction, as arrays and as a video
         lock                         held by the process that executes the run
@@ -17,6 +18,7 @@
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
     results/suites/SUITE/runs.json   the runs of a suite
+    results/cache/                   values that figures read; can be made again
 
 Only this module knows these names. It needs the standard library alone, so that every package, a
 SLURM job and a notebook can use it.
@@ -29,6 +31,7 @@ import datetime
 import hashlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -42,6 +45,7 @@ METRICS = "metrics.jsonl"
 DISCARDED_METRICS = "metrics.discarded.jsonl"
 CHECKPOINTS = "checkpoints"
 REPLAY = "replay"
+REPLAY_DISCARDED = "replay.discarded.json"
 CURVES = "curves.csv"
 PREDICTION = "prediction.npz"
 PREDICTION_VIDEO = "prediction.mp4"
@@ -99,6 +103,11 @@ def run_path(results: Path, run_id: str) -> Path:
 def discarded_path(results: Path, run_id: str, attempt: int) -> Path:
     """Where `--fresh` moves the folder of a run whose last attempt had this number."""
     return results / "discarded" / f"{run_id}-{attempt}"
+
+
+def cache_path(results: Path) -> Path:
+    """The folder of values that figures read."""
+    return results / "cache"
 
 
 def suite_runs_path(results: Path, suite: str) -> Path:
@@ -219,6 +228,27 @@ def read_checksum(path: Path) -> str | None:
         return checksum_path(path).read_text(encoding="ascii").split()[0]
     except (OSError, ValueError, IndexError):
         return None
+
+
+def discard_replay(folder: Path, why: str) -> int:
+    """Removes the replay of the run in `folder`, which nobody may be executing, after a record
+    that says so; returns the bytes that became free.
+
+    The run can still be evaluated, drawn and audited, but not trained further.
+    """
+    replay = folder / REPLAY
+    if not replay.is_dir():
+        return 0
+    size_bytes = sum(path.stat().st_size for path in replay.iterdir())
+    if discarded_replay(folder) is None:
+        write_json(folder / REPLAY_DISCARDED, {"time": now(), "why": why, "bytes": size_bytes})
+    shutil.rmtree(replay)
+    return size_bytes
+
+
+def discarded_replay(folder: Path) -> dict[str, Any] | None:
+    """The record (time, why, bytes) of a run whose replay was discarded in order, else None."""
+    return read_json(folder / REPLAY_DISCARDED)
 
 
 def now() -> str:

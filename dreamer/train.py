@@ -320,6 +320,12 @@ class Trainer:
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole, else from the beginning. With a
         larger budget than before, checkpoints that depend on the smaller one are removed."""
+        gone = run_folder.discarded_replay(self.run_dir)
+        if gone is not None:
+            raise UserError(
+                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
+                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
+            )
         ends: list[Path] = []  # of a smaller budget
         for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):
             try:

@@ -114,15 +114,29 @@ def choose(
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
+    ended = without_replay(options.results, runs, found)
+    for run_id in ended[:MAX_NAMED]:
+        print(f"skip  {run_id}: without its replay a larger budget needs --fresh", file=sys.stderr)
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
     for run_id, text in list(unsure.items())[:MAX_NAMED]:
         hint = "if it is gone for good: suites.cancel --forget"
         print(f"skip  {run_id}: {text} ({hint})", file=sys.stderr)
-    named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
-    if len(busy) + len(unsure) > named:
-        print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
-    return left(options, runs, found)
+    skipped = (ended, busy, unsure)
+    unnamed = sum(max(0, len(names) - MAX_NAMED) for names in skipped)
+    if unnamed:
+        print(f"      and {unnamed} more", file=sys.stderr)
+    return [r for r in left(options, runs, found) if r.run_id not in set(ended)]
+
+
+def without_replay(results: Path, runs: Sequence[Run], found: Mapping[str, Found]) -> list[str]:
+    """Runs that ended at a smaller budget and whose replay was discarded since."""
+    folders = {r.run_id: run_folder.run_path(results, r.run_id) for r in runs}
+    return [
+        run_id
+        for run_id, folder in folders.items()
+        if found[run_id][0] == State.STOPPED and run_folder.discarded_replay(folder) is not None
+    ]
 
 
 def left(options: argparse.Namespace, runs: Sequence[Run], found: Mapping[str, Found]) -> list[Run]:
