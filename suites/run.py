@@ -56,7 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--retry-failed", action="store_true", help="start failed runs again")
     add("--fresh", action="store_true",
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
-    add("--yes", action="store_true", help="do not ask before more than a day of work")
+    add("--yes", action="store_true",
+        help="do not ask before a day of work, or where the disk seems too small")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.workers is not None and options.workers < 1:
         raise UserError("--workers: at least 1")
@@ -75,13 +76,19 @@ def run(options: argparse.Namespace) -> int:
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
     if options.plan:
-        print(json.dumps(expected._asdict(), indent=2) if as_json else forecast.text(expected))
+        free = forecast.free_gb(options.results)
+        if as_json:
+            print(json.dumps({**expected._asdict(), "disk_free_gb": free}, indent=2))
+        else:
+            print(forecast.text(expected, free))
         line = executor.forecast(len(left(options, runs, found)), request)
         if line and not as_json:
             print(line)
         return 0
+    if not options.yes and not options.doctor:  # the doctor looks at the disk itself
+        check_disk(expected, options.results)
     if executor.on_this_machine and not options.yes:
-        confirm(expected)
+        confirm(expected, options.results)
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
@@ -205,12 +212,22 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join([*lines, f"{len(runs)} runs, {total:,} env_steps"])
 
 
-def confirm(expected: Forecast) -> None:
+def check_disk(expected: Forecast, results: Path) -> None:
+    """Raises UserError if the disk is too small for the plan."""
+    free = forecast.free_gb(results)
+    if expected.disk_gb > free:
+        raise UserError(
+            f"--results {results}: the runs need {expected.disk_gb:,.1f} GB at their peak and "
+            f"{free:,.1f} GB are free; free some (suites.clean), take another disk, or --yes"
+        )
+
+
+def confirm(expected: Forecast, results: Path) -> None:
     """Asks before more than a day of work on this machine."""
     hours = expected.elapsed_hours
     if hours <= ASK_ABOVE_HOURS:
         return
-    print(forecast.text(expected), file=sys.stderr)
+    print(forecast.text(expected, forecast.free_gb(results)), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
     if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
