@@ -18,6 +18,7 @@
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
     results/suites/SUITE/runs.json   the runs of a suite
+    results/cache/                   values that figures read; can be made again
 
 Only this module knows these names. It needs hardly more than the standard library, so that every
 package, a SLURM job and a notebook can use it.
@@ -109,6 +110,11 @@ def run_path(results: Path, run_id: str) -> Path:
 def discarded_path(results: Path, run_id: str, attempt: int) -> Path:
     """Where `--fresh` moves the folder of a run whose last attempt had this number."""
     return results / "discarded" / f"{run_id}-{attempt}"
+
+
+def cache_path(results: Path) -> Path:
+    """The folder of values that figures read."""
+    return results / "cache"
 
 
 def suite_runs_path(results: Path, suite: str) -> Path:

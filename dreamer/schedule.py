@@ -88,6 +88,12 @@ def next_stage(config: Config, counters: Counters) -> Stage | None:
     return None if over else Stage.COLLECT
 
 
+def endless(config: Config) -> Config:
+    """The same run without a budget. What is due by it does not depend on where the budget ends."""
+    enough = min(config.seed_min_env_steps, config.env_steps)
+    return dataclasses.replace(config, env_steps=sys.maxsize, seed_min_env_steps=enough)
+
+
 def next_round(config: Config, counters: Counters, discrete: bool) -> Round:
     """The training episodes that are due, `environments` at once: no more than the seed episodes
     that are left, and after them no more than the budget has room for."""

@@ -58,7 +58,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--retry-failed", action="store_true", help="start failed runs again")
     add("--fresh", action="store_true",
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
-    add("--yes", action="store_true", help="do not ask before more than a day of work")
+    add("--yes", action="store_true",
+        help="do not ask before a day of work, or where the disk seems too small")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
         raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
@@ -78,13 +79,19 @@ def run(options: argparse.Namespace) -> int:
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
     if options.plan:
-        print(json.dumps(expected._asdict(), indent=2) if as_json else forecast.text(expected))
+        free = forecast.free_gb(options.results)
+        if as_json:
+            print(json.dumps({**expected._asdict(), "disk_free_gb": free}, indent=2))
+        else:
+            print(forecast.text(expected, free))
         line = executor.forecast(len(left(options, runs, found)), request)
         if line and not as_json:
             print(line)
         return 0
+    if not options.yes and not options.doctor:  # the doctor looks at the disk itself
+        check_disk(expected, options.results)
     if executor.on_this_machine and not options.yes:
-        confirm(expected)
+        confirm(expected, options.results)
         found = states(options.results, configs)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
@@ -118,14 +125,28 @@ def choose(
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
+    ended = without_replay(options.results, runs, found)
+    for run_id in ended[:MAX_NAMED]:
+        print(f"skip  {run_id}: without its replay a larger budget needs --fresh", file=sys.stderr)
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
     for run_id, text in list(unsure.items())[:MAX_NAMED]:
         print(f"skip  {run_id}: {text}", file=sys.stderr)
-    named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
-    if len(busy) + len(unsure) > named:
-        print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
-    return left(options, runs, found)
+    skipped = (ended, busy, unsure)
+    unnamed = sum(max(0, len(names) - MAX_NAMED) for names in skipped)
+    if unnamed:
+        print(f"      and {unnamed} more", file=sys.stderr)
+    return [r for r in left(options, runs, found) if r.run_id not in set(ended)]
+
+
+def without_replay(results: Path, runs: Sequence[Run], found: Mapping[str, Found]) -> list[str]:
+    """Runs that ended at a smaller budget and whose replay was discarded since."""
+    folders = {r.run_id: run_folder.run_path(results, r.run_id) for r in runs}
+    return [
+        run_id
+        for run_id, folder in folders.items()
+        if found[run_id][0] == State.STOPPED and run_folder.discarded_replay(folder) is not None
+    ]
 
 
 def left(options: argparse.Namespace, runs: Sequence[Run], found: Mapping[str, Found]) -> list[Run]:
@@ -204,12 +225,22 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join([*lines, f"{len(runs)} runs, {total:,} env_steps"])
 
 
-def confirm(expected: Forecast) -> None:
+def check_disk(expected: Forecast, results: Path) -> None:
+    """Raises UserError if the disk is too small for the plan."""
+    free = forecast.free_gb(results)
+    if expected.disk_gb > free:
+        raise UserError(
+            f"--results {results}: the runs need {expected.disk_gb:,.1f} GB at their peak and "
+            f"{free:,.1f} GB are free; free some (suites.clean), take another disk, or --yes"
+        )
+
+
+def confirm(expected: Forecast, results: Path) -> None:
     """Asks before more than a day of work on this machine."""
     hours = expected.elapsed_hours
     if hours <= ASK_ABOVE_HOURS:
         return
-    print(forecast.text(expected), file=sys.stderr)
+    print(forecast.text(expected, forecast.free_gb(results)), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
     try:

@@ -27,6 +27,7 @@ def evaluations(run_dir: Path) -> list[int]:
     return [r["env_steps"] for r in records(run_dir) if r["kind"] == "evaluate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["dreamer", "no_value", "planet"])
 def test_a_run_extended_is_the_run_asked_for_at_once(tmp_path, behaviour):
     settings = IRREGULAR | {"behaviour": behaviour, "time_limit_env_steps": 100}

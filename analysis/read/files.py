@@ -29,7 +29,7 @@ class FileSource:
 
     @property
     def cache(self) -> Path:
-        return self.results / "cache"
+        return run_folder.cache_path(self.results)
 
     def folder(self, run_id: str) -> Path:
         return run_folder.run_path(self.results, run_id)

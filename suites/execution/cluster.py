@@ -50,6 +50,7 @@ class Submission(NamedTuple):
     jobs: list[list[str]]  # run_ids by index in the array
     array: str | None  # SLURM's number; None if sbatch has not answered
     budgets: dict[str, int]  # env_steps by run_id; earlier submissions do not have them
+    code: str  # the name of its copy of the code
 
 
 class Slot(NamedTuple):
@@ -86,6 +87,9 @@ class Slurm(Executor):
     def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
         return with_slurm(results, found)
 
+    def unneeded(self, results: Path, remove: Path | None = None) -> list[Path]:
+        return unneeded_code(results, remove)
+
     def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
         if not (home(results) / SUBMISSIONS).exists():
             return Withdrawn()
@@ -116,7 +120,9 @@ def read_submissions(results: Path) -> dict[str, Submission]:
             entry = json.loads(line)
             name = entry["batch"]
             if "jobs" in entry:
-                found[name] = Submission(name, entry["jobs"], None, entry.get("budgets", {}))
+                found[name] = Submission(
+                    name, entry["jobs"], None, entry.get("budgets", {}), entry.get("code", "")
+                )
             elif "array" in entry:
                 found[name] = found[name]._replace(array=entry["array"])
             elif "failed" in entry:
@@ -374,6 +380,31 @@ def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
         had = [r for r, slot in where.items() if _state(results, r, slot.submission) != State.DONE]
         _mark_cancelled(results, had, where)
     return had
+
+
+def unneeded_code(results: Path, remove: Path | None = None) -> list[Path]:
+    """Copies of the code whose submissions have no job left. If SLURM does not answer, submissions
+    with unfinished runs count as if they had. `remove` is removed if it is one of them."""
+    folder = home(results) / "code"
+    if not folder.is_dir():
+        return []
+    with _locked(results):  # nobody submits meanwhile
+        submissions = read_submissions(results)
+        try:
+            queued = {name for name, _ in slurm.queue(submissions)}
+        except UserError as error:
+            print(f"note: code of unfinished runs is kept: {error}", file=sys.stderr)
+            queued = {
+                one.name
+                for one in submissions.values()
+                if not all(_is_over(results, one, run_id) for job in one.jobs for run_id in job)
+            }
+        needed = {submissions[name].code for name in queued}
+        found = [] if "" in needed else [f for f in folder.iterdir() if f.name not in needed]
+        found = sorted(f for f in found if f.is_dir() and not f.name.startswith("."))
+        if remove in found:
+            shutil.rmtree(remove)
+    return found
 
 
 def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:

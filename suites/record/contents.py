@@ -47,7 +47,7 @@ def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
     folder = run_folder.runs_path(results)
     try:
         present = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return list(runs)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None

@@ -22,7 +22,7 @@ from dreamer.errors import UserError
 from suites.execution.environment import gpus, worker_environment
 from suites.execution.executors import states
 from suites.execution.local import default_workers
-from suites.forecast import make_forecast
+from suites.forecast import make_forecast, replay_bytes
 from suites.language.suite import expand
 from suites.record.folder import is_locked, look
 from suites.run import choose_executor, confirm
@@ -336,7 +336,7 @@ def test_a_plan_names_its_sources_and_days_of_work_need_a_yes(tmp_path):
     options = ("suites/figure6.yaml", "--executor", "local", "--results", tmp_path)
     plan = command("run", *options, "--plan")
     assert plan.returncode == 0
-    assert "120 missing" in plan.stdout and "GB of replay" in plan.stdout
+    assert "120 missing" in plan.stdout and "GB more at its peak" in plan.stdout
     assert "env_steps/s" in plan.stdout
     refused = command("run", *options)
     assert refused.returncode == 2
@@ -356,8 +356,8 @@ def test_days_of_work_of_a_kind_never_measured_need_a_yes_and_minutes_do_not(dev
     days, minutes = a_plan(5_000_000), a_plan(1000)
     assert days.assumed == ["small planet reconstruction"] and days.sources == []
     with pytest.raises(UserError, match="days on this machine; --yes if that is meant"):
-        confirm(days)
-    confirm(minutes)
+        confirm(days, Path())
+    confirm(minutes, Path())
 
 
 def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
@@ -375,7 +375,7 @@ def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
     assert plan.states == {"done": 3, "missing": 2}
     assert plan.hours == pytest.approx(2 * 300 / 50 / 3600)
     assert plan.elapsed_hours == pytest.approx(plan.hours / 2)
-    assert plan.disk_gb == pytest.approx(2 * 150 * 64 * 64 * 3 / 1e9)
+    assert plan.disk_gb == pytest.approx(2 * (replay_bytes(runs[0].config, 300) + 4 * 5.1e6) / 1e9)
     assert runs[0].config["preset"] in plan.sources[0] and "toy_dot" in plan.sources[0]
 
 
