@@ -288,7 +288,7 @@ def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
     named = tuple(dict.fromkeys(url for suite in suites for url in suite.observers))
     if asked:
         mongo_urls.give(asked)
-    mongo_urls.all_urls(named)  # raises now if one is malformed
+    mongo_urls.check(named)  # raises now if one is malformed
     return list(named)
 
 
