@@ -16,7 +16,7 @@ from dreamer.agent import Agent
 from dreamer.collect import Beside, Here, Round
 from dreamer.config import Config
 from dreamer.envs import ActionSpace
-from dreamer.errors import UserError
+from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.train import Counters, next_round, train
@@ -142,7 +142,7 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
         assert len(beside.take(lambda env_steps: None)) == 1
         beside.start(one(2))
         process.kill()
-        with pytest.raises(RuntimeError, match="ended with -9"):
+        with pytest.raises(KilledError, match="killed by SIGKILL"):
             beside.take(lambda env_steps: None)
     finally:
         beside.close()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -432,6 +433,18 @@ def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
     assert command("cancel", other)[0] == 0
     assert "submitted 1 runs" in command("run", suite)[1]
     assert [*states(suite).values()].count("queued") == len(queue()) == 3
+
+
+@needs_slurm
+def test_the_cluster_listens_on_loopback_alone(slurm):
+    if socket.gethostbyname(socket.gethostname()) != "127.0.0.1":
+        pytest.skip("SLURM listens where this machine's name is")
+    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    ports = [int(port) for port in re.findall(r"^Slurm(?:ctld|d)Port=(\d+)$", conf, re.MULTILINE)]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    local = [words[1].split(":") for words in lines if words[3] == "0A"]  # LISTEN
+    assert {host for host, port in local if int(port, 16) in ports} == {"0100007F"}
+    assert len(ports) == 2
 
 
 @needs_slurm
