@@ -273,6 +273,7 @@ def make_simulator(
 RENDERERS = ("egl", "osmesa", "glfw")
 FIRST_FRAME_TIMEOUT_S = 60.0
 _CHECKED = "DREAMER_RENDERER"  # "<MUJOCO_GL> <what draws>", set once a first frame came
+_EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
 _INSTALL = (
     "install one: apt-get install libosmesa6 (CPU), or libegl1 and libgl1 beside a GPU driver"
 )
@@ -306,13 +307,13 @@ def choose_renderer() -> str:
     if asked:
         if asked not in RENDERERS:
             raise UserError(f"MUJOCO_GL={asked}: no such renderer; {nearest(asked, RENDERERS)}")
-        draws, problem = _first_frame(asked)
+        draws, problem = _first_frame_of(asked)
         if problem:
             raise UserError(f"MUJOCO_GL={asked}: {problem}; unset it, or {_INSTALL}")
         return _keep(asked, draws)
     problems: list[str] = []
     for name in ("egl", "osmesa"):
-        draws, problem = _first_frame(name)
+        draws, problem = _first_frame_of(name)
         if not problem:
             if problems:
                 print(
@@ -321,6 +322,20 @@ def choose_renderer() -> str:
             return _keep(name, draws)
         problems.append(f"{name}: {problem}")
     raise UserError(f"no renderer works ({'; '.join(problems)}); {_INSTALL}")
+
+
+def _first_frame_of(name: str) -> tuple[str, str]:
+    """`_first_frame`, on any EGL device if the one with this process' number does not draw: EGL and
+    CUDA may number the GPUs differently."""
+    draws, problem = _first_frame(name)
+    number = os.environ.get(_EGL_DEVICE)
+    if problem and name == "egl" and number is not None:
+        del os.environ[_EGL_DEVICE]
+        draws, elsewhere = _first_frame(name)
+        if not elsewhere:
+            print(f"warning: {_EGL_DEVICE}={number}: {problem}; using {draws}", file=sys.stderr)
+        problem = elsewhere
+    return draws, problem
 
 
 def renderer_name() -> str:

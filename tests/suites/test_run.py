@@ -445,6 +445,10 @@ def test_threads_are_divided_and_gpus_dealt_out(monkeypatch):
         for slot in range(6)
     ]
     assert dealt == ["0", "1"] * 3
+    for names, expected in ((["0", "3"], ["0", "3"]), (["GPU-1a2b", "MIG-3c"], [None, None])):
+        made = [worker_environment(ROOT, slot, 2, names, cores) for slot in range(2)]
+        assert [one["CUDA_VISIBLE_DEVICES"] for one in made] == names
+        assert [one.get("MUJOCO_EGL_DEVICE_ID") for one in made] == expected
     assert default_workers(2, 3) == 6 and default_workers(0, 3) >= 1
 
 
