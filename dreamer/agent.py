@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dreamer.behaviour import Behaviour
 from dreamer.config import Config
 from dreamer.distributions import one_hot_max
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import ConfigError
 from dreamer.fast.cuda_graph import Graphed
 from dreamer.machine import mixed_precision

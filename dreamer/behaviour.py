@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dreamer.config import Config
 from dreamer.distributions import cut_saturated
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.fast.one_gradient import one_gradient
 from dreamer.networks import Actor, Dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum

@@ -31,7 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dreamer.agent import Agent
 from dreamer.config import IMAGE_SHAPE, PRESETS, Config, make_config
-from dreamer.envs import ActionSpace, make_environment
+from dreamer.envs.environment import make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import UserError
 from dreamer.fast.cuda_graph import WARM_UP, parity
 from dreamer.fast.products import FLOPS, matmul

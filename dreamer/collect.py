@@ -22,32 +22,23 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from dreamer.agent import Agent
 from dreamer.config import Config
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
+from dreamer.schedule import Round
 from dreamer.variants import behaviour_card
 
 POLL_S = 0.1  # between two looks at whether to stop, while waiting for episodes
 END_S = 10.0  # for a process to end by itself, before it is killed
-
-
-class Round(NamedTuple):
-    """Training episodes that are played at once, by the same weights."""
-
-    first: int  # number of the first one in the run
-    episodes: int
-    explore: float  # as in `Agent.policy`
-    random: bool  # uniform actions instead
-    updates: int  # that the weights have seen
 
 
 Played = list[tuple[Episode, int]]  # episodes in their order, each with its env_steps
@@ -73,10 +64,10 @@ class Collector(Protocol):
 
 def make_collector(config: Config, agent: Agent) -> Collector:
     alone = config.collect == "interleaved" and config.environments == 1
-    return Here(config, agent) if alone else Beside(config, agent)
+    return InProcess(config, agent) if alone else WorkerProcesses(config, agent)
 
 
-class Here:
+class InProcess:
     """Plays in this process, when the round is taken."""
 
     def __init__(self, config: Config, agent: Agent):
@@ -103,7 +94,7 @@ class Here:
         self.env.close()
 
 
-class Beside:
+class WorkerProcesses:
     """Plays in `environments` processes, which start with the first round."""
 
     def __init__(self, config: Config, agent: Agent):

@@ -44,7 +44,7 @@ class Config:
     """Every setting of one run. Defaults: preset `published` (final paper, released code)."""
 
     # What is run.
-    task: str = setting("cartpole_balance", "name in the table of tasks, see dreamer/envs.py")
+    task: str = setting("cartpole_balance", "name in the table of tasks, see dreamer/envs/tasks.py")
     seed: int = setting(0, "of everything random in the run", low=0, high=2**31 - 1)
     preset: str = setting("published", "the preset these settings started from")
     behaviour: str = setting("dreamer", "how actions are chosen, see dreamer/variants.py")

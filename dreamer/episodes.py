@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dreamer.agent import Agent
-from dreamer.envs import Environment
+from dreamer.envs.environment import Environment
 from dreamer.replay import Episode
 from dreamer.seeding import numpy_generator, stream_seed, torch_generator
 

@@ -23,19 +23,18 @@ from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.config import Config, config_from_dict
-from dreamer.envs import ActionSpace, make_environment
+from dreamer.envs.environment import make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
+from dreamer.prediction import PREDICTION_CONTEXT, PREDICTION_FPS, predicted, prediction_frames
 from dreamer.replay import Episode
 from dreamer.run_folder import checkpoint_paths
 from dreamer.seeding import torch_generator
-from dreamer.train import PREDICTION_CONTEXT, PREDICTION_STEPS
+from dreamer.video import VIDEO_SUFFIXES, enlarged, write_video
 
-VIDEO_SUFFIXES = (".mp4", ".gif")
-VIDEO_FPS, PREDICTION_FPS = 25, 10
-ZOOM = 4  # pixels of a video per pixel of a picture, each way
-GAP, TITLE = 8, 32  # pixels of a prediction's video, between its parts and above them
+VIDEO_FPS = 25
 
 
 class Loaded(NamedTuple):
@@ -100,77 +99,15 @@ def evaluate(
 def predict(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
     """Frames uint8 [T, ...] of the open-loop prediction of an episode's beginning: truth, model and
     error side by side. Raises UserError where there is nothing to predict or to see it with."""
-    truth = episode.image[:PREDICTION_STEPS]
-    if len(truth) <= PREDICTION_CONTEXT:
+    if len(episode.image) <= PREDICTION_CONTEXT:
         raise UserError(
-            f"--prediction: the episode ended after {len(truth) - 1} agent_steps, within the "
-            f"{PREDICTION_CONTEXT} images that the model is shown; try another --seed"
+            f"--prediction: the episode ended after {len(episode.image) - 1} agent_steps, within "
+            f"the {PREDICTION_CONTEXT} images that the model is shown; try another --seed"
         )
-    generator = torch_generator(seed, "predict", 0, agent.device)
-    action = episode.action[:PREDICTION_STEPS]
-    model = agent.predict(truth, action, PREDICTION_CONTEXT, generator)
-    if model is None:
+    pair = predicted(agent, episode, torch_generator(seed, "predict", 0, agent.device))
+    if pair is None:
         raise UserError("--prediction: this agent has no decoder (probe_decoder is off)")
-    return prediction_frames(truth, model)
-
-
-def prediction_frames(truth: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """truth, model uint8 [T, 64, 64, 3] -> the frames of their video, with the error, uint8."""
-    return np.stack([_prediction_frame(truth, model, step) for step in range(len(truth))])
-
-
-def _prediction_frame(truth: np.ndarray, model: np.ndarray, step: int) -> np.ndarray:
-    from PIL import Image, ImageDraw
-
-    error = (model[step].astype(float) - truth[step] + 255) / 2  # grey where there is none
-    tiles = [enlarged(x[None])[0] for x in (truth[step], model[step], error.astype(np.uint8))]
-    size = tiles[0].shape[0]
-    frame = np.zeros((TITLE + size, 3 * size + 2 * GAP, 3), np.uint8)
-    seen = step < PREDICTION_CONTEXT
-    ahead = step - PREDICTION_CONTEXT + 1
-    titles = (
-        "truth",
-        "model: shown the image" if seen else f"model: {ahead} ahead",
-        "model - truth",
-    )
-    canvas = Image.fromarray(frame)
-    draw = ImageDraw.Draw(canvas)
-    for column, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
-        left = column * (size + GAP)
-        canvas.paste(Image.fromarray(tile), (left, TITLE))
-        draw.text((left + GAP, TITLE // 2), title, fill=(235, 235, 235), anchor="lm", font_size=18)
-    return np.asarray(canvas)
-
-
-def enlarged(frames: np.ndarray) -> np.ndarray:
-    """Frames [T, height, width, 3] with every pixel ZOOM x ZOOM."""
-    return frames.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Writes frames uint8 [T, height, width, 3] (sides even) as MP4 or GIF, whole or not at all."""
-    with run_folder.replacing(path) as partial:
-        {".mp4": _write_mp4, ".gif": _write_gif}[path.suffix.lower()](partial, frames, fps)
-
-
-def _write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
-    import imageio_ffmpeg
-
-    height, width = frames.shape[1:3]
-    writer = imageio_ffmpeg.write_frames(
-        str(path), (width, height), fps=fps, quality=8, macro_block_size=2
-    )
-    writer.send(None)
-    for frame in frames:
-        writer.send(np.ascontiguousarray(frame))
-    writer.close()
-
-
-def _write_gif(path: Path, frames: np.ndarray, fps: int) -> None:
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=rest, duration=1000 // fps, loop=0)
+    return prediction_frames(*pair)
 
 
 def summary(loaded: Loaded, seed: int, returns: list[float], lengths: list[int]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamer.config import Config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import ConfigError
 from dreamer.fast.fused import available, fused
 from dreamer.machine import mixed_precision

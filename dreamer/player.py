@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dreamer.agent import Agent, Memory
 from dreamer.config import Config
-from dreamer.envs import RepeatedEnvironment, make_environment
+from dreamer.envs.environment import RepeatedEnvironment, make_environment
 from dreamer.evaluate import load_newest, restored
 from dreamer.seeding import torch_generator
 

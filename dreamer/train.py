@@ -7,14 +7,11 @@ again continues from its last checkpoint and repeats, bit for bit on a CPU, what
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,36 +22,18 @@ from torch import Tensor
 from dreamer import run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint
-from dreamer.collect import Collector, Round, make_collector
+from dreamer.collect import Collector, make_collector
 from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import UserError
 from dreamer.machine import prepare_machine
+from dreamer.prediction import save_prediction
+from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
 from dreamer.run_folder import Status, checkpoint_paths
+from dreamer.schedule import Counters, Round, Stage, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator, torch_generator
-
-PREDICTION_STEPS = 50  # of which the first are context (Figure 5)
-PREDICTION_CONTEXT = 5
-
-COLLECT, UPDATE, EVALUATE, SAVE = "collect", "update", "evaluate", "save"
-SAMPLE, LOG = "sample", "log"  # parts of stages that the time split shows by themselves
-
-Record = dict[str, Any]
-
-
-class Counters(NamedTuple):
-    """Where a run is. Counted here and nowhere else."""
-
-    env_steps: int = 0  # simulated for training, seed episodes included
-    agent_steps: int = 0
-    updates: int = 0
-    episodes: int = 0  # of training
-    evaluations: int = 0
-    seed_env_steps: int = 0  # env_steps of the seed episodes
-    evaluated_env_steps: int = -1  # env_steps at the last evaluation; -1: none yet
-    saved_env_steps: int = 0  # env_steps at the last checkpoint in order
 
 
 class Progress(NamedTuple):
@@ -77,44 +56,6 @@ class Summary(NamedTuple):
     evaluate_return: float | None
 
 
-def seeding(config: Config, counters: Counters) -> bool:
-    """Whether random actions are due: until there are both `seed_episodes` and
-    `seed_min_env_steps`, so that episodes which end early do not leave too little to learn from."""
-    enough = min(config.seed_min_env_steps, config.env_steps)
-    return counters.episodes < config.seed_episodes or counters.env_steps < enough
-
-
-def updates_due(config: Config, counters: Counters) -> int:
-    """Updates that belong to the env_steps so far: none while seeding, then `first_updates`, then
-    `updates_per_1000_env_steps` for what came after the seed episodes."""
-    if seeding(config, counters):
-        return 0
-    since = counters.env_steps - counters.seed_env_steps
-    return config.first_updates + since * config.updates_per_1000_env_steps // 1000
-
-
-def next_stage(config: Config, counters: Counters) -> str | None:
-    """What comes next: COLLECT an episode, UPDATE once, EVALUATE, SAVE; None when all is done.
-
-    The first evaluation follows the first updates, then one each `eval_every_env_steps`, and one at
-    the end.
-    """
-    c = counters
-    if seeding(config, c):
-        return COLLECT
-    if c.updates < updates_due(config, c):
-        return UPDATE
-    over = c.env_steps >= config.env_steps
-    every = config.eval_every_env_steps
-    passed = c.evaluated_env_steps < 0 or c.env_steps // every > c.evaluated_env_steps // every
-    if passed or (over and c.evaluated_env_steps < c.env_steps):
-        return EVALUATE
-    unsaved = c.env_steps - c.saved_env_steps
-    if unsaved >= config.checkpoint_every_env_steps or (over and unsaved > 0):
-        return SAVE
-    return None if over else COLLECT
-
-
 def train(
     config: Config,
     run_dir: Path,
@@ -132,27 +73,27 @@ def train(
     device = prepare_machine(config)
     run_dir.mkdir(parents=True, exist_ok=True)
     _keep_config(config, run_dir / run_folder.CONFIG)
-    run = _Run(config, run_dir, device, log, should_stop, on_progress)
+    trainer = Trainer(config, run_dir, device, log, should_stop, on_progress)
     status = Status.COMPLETED
     try:
-        run.resume()
-        while (stage := next_stage(config, run.counters)) is not None:
-            with run.clock.on(stage):
-                getattr(run, stage)()
+        trainer.resume()
+        while (stage := next_stage(config, trainer.counters)) is not None:
+            with trainer.clock.on(stage):
+                trainer.stages[stage]()
     except _StoppedError:
         status = Status.INTERRUPTED
-        run.save_checkpoint()
+        trainer.save_checkpoint()
     finally:
-        run.close()
-    c = run.counters
-    return Summary(status, c.env_steps, c.agent_steps, c.updates, run.evaluate_return)
+        trainer.close()
+    c = trainer.counters
+    return Summary(status, c.env_steps, c.agent_steps, c.updates, trainer.evaluate_return)
 
 
 class _StoppedError(Exception):
     """Someone asked to stop; what was begun (an episode, an evaluation) is dropped."""
 
 
-class _Run:
+class Trainer:
     """A run's parts and the four things it does. After each of them the state is whole."""
 
     def __init__(
@@ -170,7 +111,7 @@ class _Run:
         self.counters = Counters()
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.clock = Clock((COLLECT, UPDATE, EVALUATE, SAVE, SAMPLE, LOG))
+        self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
         self.evaluate_env = make_environment(config, evaluation=True)
@@ -180,6 +121,12 @@ class _Run:
         self.replay: Replay | None = None
         self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
         self.writer = CheckpointWriter(run_dir / run_folder.CHECKPOINTS)
+        self.stages = {
+            Stage.COLLECT: self.collect,
+            Stage.UPDATE: self.update,
+            Stage.EVALUATE: self.evaluate,
+            Stage.SAVE: self.save,
+        }
 
     # The four stages.
 
@@ -289,23 +236,10 @@ class _Run:
     # Parts of them.
 
     def _save_prediction(self, episode: Episode) -> None:
-        if len(episode.image) <= PREDICTION_CONTEXT:  # it ended before there was much to predict
-            return
-        truth, action = episode.image[:PREDICTION_STEPS], episode.action[:PREDICTION_STEPS]
-        generator = torch_generator(
-            self.config.seed, "predict", self.counters.evaluations, self.device
-        )
-        model = self.agent.predict(truth, action, PREDICTION_CONTEXT, generator)
-        if model is None:
-            return
-        with run_folder.replacing(self.run_dir / run_folder.PREDICTION) as partial:
-            np.savez_compressed(
-                partial,
-                truth=truth,
-                model=model,
-                context=PREDICTION_CONTEXT,
-                env_steps=self.counters.env_steps,
-            )
+        c = self.counters
+        generator = torch_generator(self.config.seed, "predict", c.evaluations, self.device)
+        path = self.run_dir / run_folder.PREDICTION
+        save_prediction(path, self.agent, episode, generator, c.env_steps)
 
     def _record(self, kind: str, **values: Any) -> None:
         c = self.counters
@@ -396,101 +330,6 @@ class _Run:
             self.metrics.close()
             if self.replay is not None:
                 self.replay.close()
-
-
-class Clock:
-    """Where a run's time goes: at any time one of `parts` runs, and one inside another interrupts
-    it, so that they add up to all of it."""
-
-    def __init__(self, parts: tuple[str, ...]):
-        self._seconds = dict.fromkeys(parts, 0.0)
-        self._part: str | None = None  # that runs
-        self._since = 0.0
-
-    @contextlib.contextmanager
-    def on(self, part: str) -> Iterator[None]:
-        outer = self._part
-        self._switch(part)
-        try:
-            yield
-        finally:
-            self._switch(outer)
-
-    def seconds(self) -> dict[str, float]:
-        """Of each part, up to now."""
-        self._switch(self._part)
-        return dict(self._seconds)
-
-    def restore(self, seconds: dict[str, float]) -> None:
-        """Goes on from these; parts that they do not name (a run from before) begin at 0."""
-        self._seconds.update(seconds)
-
-    def _switch(self, part: str | None) -> None:
-        now = time.perf_counter()
-        if self._part is not None:
-            self._seconds[self._part] += now - self._since
-        self._part, self._since = part, now
-
-
-class Metrics:
-    """`metrics.jsonl`: one JSON object a line, appended, the truth about a run.
-
-    Resuming cuts what came after the checkpoint, since it will be computed again, and keeps it in
-    `metrics.discarded.jsonl`: so no line stands twice, none is missing and none is lost.
-    """
-
-    def __init__(self, run_dir: Path, log: Callable[[Record], None]):
-        self._path, self._log = run_dir / run_folder.METRICS, log
-        self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
-
-    def append(self, record: Record) -> None:
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        self._log(record)
-
-    def size_bytes(self) -> int:
-        return os.fstat(self._file.fileno()).st_size  # not where `restore` may have cut
-
-    def flush(self) -> None:
-        """Returns when what was appended so far is on the disk itself."""
-        os.fsync(self._file.fileno())
-
-    def restore(self, size_bytes: int) -> None:
-        """Goes back to the first `size_bytes`. Raises ValueError if there are fewer."""
-        data = self._path.read_bytes()
-        if len(data) < size_bytes:
-            raise ValueError(f"{self._path} is shorter than when the checkpoint was saved")
-        if len(data) > size_bytes:
-            discarded = self._path.with_name(run_folder.DISCARDED_METRICS)
-            with open(discarded, "ab") as file:
-                tail = data[size_bytes:]
-                file.write(tail if tail.endswith(b"\n") else tail + b"\n")
-            os.truncate(self._path, size_bytes)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def next_round(config: Config, counters: Counters, discrete: bool) -> Round:
-    """The training episodes that are due, `environments` at once: no more than the seed episodes
-    that are left, and after them no more than the budget has room for."""
-    c = counters
-    random, limit = seeding(config, c), config.time_limit_env_steps
-    left = -(-(config.env_steps - c.env_steps) // limit)
-    if random:
-        enough = min(config.seed_min_env_steps, config.env_steps)
-        left = max(config.seed_episodes - c.episodes, -(-(enough - c.env_steps) // limit))
-    explore = exploration(config, c.env_steps, discrete)
-    return Round(c.episodes, min(config.environments, left), explore, random, c.updates)
-
-
-def exploration(config: Config, env_steps: int, discrete: bool) -> float:
-    """Amount of exploration: a std for continuous actions; for discrete ones the probability of a
-    random action, falling linearly with env_steps."""
-    if not discrete:
-        return config.exploration_noise
-    done = min(1.0, env_steps / config.epsilon_env_steps)
-    return config.epsilon_start + done * (config.epsilon_end - config.epsilon_start)
 
 
 def _keep_config(config: Config, path: Path) -> None:

@@ -22,12 +22,13 @@ def render(which: str, path: str) -> dict[str, Any]:
     only) and saves them to `path`, an .npz. Returns renderer, ms per frame and black domains."""
     import numpy as np
 
-    from dreamer.envs import TASKS, ControlSimulator, make_simulator, renderer_name
+    from dreamer.envs.control_suite import CONTROL_TASKS
+    from dreamer.envs.rendering import renderer_name
+    from dreamer.envs.tasks import make_simulator
 
     first: dict[str, str] = {}
-    for task, maker in TASKS.items():
-        if getattr(maker, "func", None) is ControlSimulator:
-            first.setdefault(task.split("_")[0], task)
+    for task, (domain, _, _) in CONTROL_TASKS.items():
+        first.setdefault(domain, task)
     chosen = {"cartpole": first["cartpole"]} if which == "quick" else first
     frames, times_s = {}, []
     for domain, task in chosen.items():
@@ -94,9 +95,9 @@ def update() -> dict[str, Any]:
 
     from dreamer.agent import Agent
     from dreamer.config import make_config
+    from dreamer.envs.simulators import ActionSpace
     from dreamer.machine import prepare_machine
     from dreamer.replay import Batch
-    from dreamer.simulators import ActionSpace
 
     config = make_config("published", {"task": "walker_walk"})
     device = prepare_machine(config)

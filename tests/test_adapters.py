@@ -9,11 +9,12 @@ import gymnasium_like
 import numpy as np
 import pytest
 
-from dreamer.adapters import AtariSimulator
 from dreamer.config import make_config
-from dreamer.envs import RepeatedEnvironment, make_environment, make_simulator
+from dreamer.envs.adapters import AtariSimulator
+from dreamer.envs.environment import RepeatedEnvironment, make_environment
+from dreamer.envs.simulators import as_picture
+from dreamer.envs.tasks import make_simulator
 from dreamer.errors import ConfigError, UserError
-from dreamer.simulators import as_picture
 
 
 def one_hot(index: int, size: int) -> np.ndarray:

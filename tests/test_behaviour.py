@@ -9,13 +9,13 @@ import torch
 from dreamer.agent import Agent
 from dreamer.behaviour import Dreamer, NoValue
 from dreamer.config import Config, make_config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
+from dreamer.envs.toys import SPEED, ToyDot
 from dreamer.errors import ConfigError
 from dreamer.planner import Planet, cross_entropy_method
 from dreamer.replay import Batch
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
 from dreamer.rssm import State
-from dreamer.toys import SPEED, ToyDot
 from dreamer.world_model import WorldModel
 
 A = 2

@@ -13,13 +13,14 @@ import torch
 from test_train import CONTEXT, assert_same_run, minute, records
 
 from dreamer.agent import Agent
-from dreamer.collect import Beside, Here, Round
+from dreamer.collect import InProcess, WorkerProcesses
 from dreamer.config import Config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
-from dreamer.train import Counters, next_round, train
+from dreamer.schedule import Counters, Round, next_round
+from dreamer.train import train
 
 SPACE = ActionSpace(2, discrete=False)
 UPDATES_PER_EPISODE = 4  # of `minute`, as are 2 seed episodes and 7 first updates
@@ -29,7 +30,7 @@ def one(number: int, updates: int = 0) -> Round:
     return Round(number, 1, explore=0.3, random=False, updates=updates)
 
 
-def play(collector: Here | Beside, round: Round) -> list[tuple[Episode, int]]:
+def play(collector: InProcess | WorkerProcesses, round: Round) -> list[tuple[Episode, int]]:
     collector.start(round)
     return collector.take(lambda env_steps: None)
 
@@ -44,7 +45,7 @@ def assert_same_episodes(a: list, b: list) -> None:
 def test_processes_play_what_this_one_would_have_played_when_they_began():
     config = minute(environments=2)
     agent = Agent(config, SPACE)
-    here, beside = Here(minute(), agent), Beside(config, agent)
+    here, beside = InProcess(minute(), agent), WorkerProcesses(config, agent)
     try:
         expected = [*play(here, one(5)), *play(here, one(6))]
         both = Round(5, 2, explore=0.3, random=False, updates=0)
@@ -132,7 +133,7 @@ def test_runs_keep_the_ratio_and_record_how_old_the_weights_were(tmp_path):
 
 def test_what_stops_a_player_stops_the_run(tmp_path):
     config = minute(collect="parallel")
-    beside = Beside(config, Agent(config, SPACE))
+    beside = WorkerProcesses(config, Agent(config, SPACE))
     try:
         play(beside, one(0))
         beside.start(one(1))
@@ -146,7 +147,7 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
             beside.take(lambda env_steps: None)
     finally:
         beside.close()
-    wrong = Beside(minute("no_such_task"), Agent(config, SPACE))
+    wrong = WorkerProcesses(minute("no_such_task"), Agent(config, SPACE))
     try:
         with pytest.raises(UserError, match="no task 'no_such_task'"):
             play(wrong, one(0))

@@ -12,24 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamer import envs
 from dreamer.config import IMAGE_SHAPE, make_config
-from dreamer.envs import (
-    TASKS,
-    ControlSimulator,
-    RepeatedEnvironment,
-    Step,
-    make_environment,
-    make_simulator,
-)
+from dreamer.envs import rendering
+from dreamer.envs.control_suite import CONTROL_TASKS, ControlSimulator
+from dreamer.envs.environment import RepeatedEnvironment, Step, make_environment
+from dreamer.envs.simulators import ActionSpace, Outcome, Simulator
+from dreamer.envs.tasks import TASKS, make_simulator
+from dreamer.envs.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 from dreamer.errors import ConfigError, UserError
-from dreamer.simulators import ActionSpace, Outcome, Simulator
-from dreamer.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 7  # env_steps: ends inside a repeat of 2 and of 4
 TOYS = ("toy_dot", "toy_home", "toy_discrete", "toy_far", "toy_end")
-PAPER_TASKS = [name for name in TASKS if name not in (*TOYS, "probe")]
 
 
 ADAPTED = [
@@ -161,7 +155,8 @@ def test_a_new_instance_plays_the_same_episode(task: str, simulator: Simulator) 
 def test_a_new_process_plays_the_same_episode() -> None:
     code = (
         "import hashlib, numpy\n"
-        "from dreamer.envs import make_environment; from dreamer.config import make_config\n"
+        "from dreamer.config import make_config\n"
+        "from dreamer.envs.environment import make_environment\n"
         "environment = make_environment(make_config('tiny', {'task': 'cheetah_run'}))\n"
         "environment.reset(2**62)\n"
         "steps = [environment.step(numpy.full(6, 0.1, numpy.float32)) for _ in range(5)]\n"
@@ -248,11 +243,11 @@ def test_unknown_task_names_the_nearest() -> None:
 
 
 def test_the_papers_tasks_are_all_there() -> None:
-    assert len(PAPER_TASKS) == 20
+    assert len(CONTROL_TASKS) == 20
 
 
 def test_the_suites_own_limit_is_off() -> None:
-    simulator = TASKS["pendulum_swingup"]()
+    simulator = make_simulator("pendulum_swingup")
     simulator.reset(0)
     outcomes = [simulator.advance(np.zeros(1, np.float32)) for _ in range(1002)]
     assert not any(outcome.terminal or outcome.truncated for outcome in outcomes)
@@ -261,7 +256,7 @@ def test_the_suites_own_limit_is_off() -> None:
 def test_actions_reach_the_tasks_bounds() -> None:
     from dm_control import suite
 
-    simulator = TASKS["quadruped_walk"]()
+    simulator = make_simulator("quadruped_walk")
     spec = suite.load("quadruped", "walk").action_spec()
     assert spec.maximum.max() > 1  # else this shows nothing
     ones = np.ones(simulator.action_space.size, np.float32)
@@ -299,7 +294,10 @@ def test_pictures_are_the_suites_own_at_64x64(domain: str, task: str, camera: in
 
 def test_the_quadruped_is_seen_by_camera_2() -> None:
     images = []
-    for simulator in (TASKS["quadruped_walk"](), ControlSimulator("quadruped", "walk", camera=2)):
+    for simulator in (
+        make_simulator("quadruped_walk"),
+        ControlSimulator("quadruped", "walk", camera=2),
+    ):
         simulator.reset(5)
         images.append(simulator.image())
         simulator.close()
@@ -325,7 +323,7 @@ def test_a_smaller_shadow_map_changes_the_edges_of_shadows_and_nothing_else() ->
 
 
 def toy_return(task: str, policy, seed: int, action_repeat: int = 2) -> float:
-    simulator = TASKS[task]()
+    simulator = make_simulator(task)
     environment = RepeatedEnvironment(simulator, action_repeat, 100)
     step, total = environment.reset(seed), 0.0
     while not (step.terminal or step.truncated):
@@ -454,13 +452,20 @@ def bare_environment(**extra: str) -> dict[str, str]:
 
 CHOOSE = """
 from dreamer.errors import UserError
-from dreamer.envs import choose_renderer, renderer_name
+from dreamer.envs.rendering import choose_renderer, renderer_name
 try:
     print(choose_renderer())
     print(renderer_name())
 except UserError as error:
     print("UserError:", error)
 """
+
+
+def program(folder: Path, code: str) -> Path:
+    """A stand-in for the program that draws the first frame."""
+    path = folder / "first_frame.py"
+    path.write_text(code)
+    return path
 
 
 def test_mujoco_gl_is_respected() -> None:
@@ -477,6 +482,16 @@ def test_without_egl_osmesa_draws_with_one_line_of_warning() -> None:
     assert "MUJOCO_EGL_DEVICE_ID" in done.stderr  # says why
 
 
+def test_a_gpu_that_egl_numbers_differently_is_drawn_on_any_other() -> None:
+    """Workers are given one number for CUDA and EGL."""
+    given = dict(MUJOCO_EGL_DEVICE_ID="99", DREAMER_EGL_DEVICE="99")
+    done = run_python(CHOOSE, bare_environment(**given))
+    if done.stdout.splitlines()[0] == "osmesa":
+        pytest.skip("no EGL here")
+    assert done.stdout.splitlines()[0] == "egl"
+    assert done.stderr.count("\n") == 1 and "MUJOCO_EGL_DEVICE_ID=99" in done.stderr
+
+
 def test_a_renderer_that_does_not_exist() -> None:
     done = run_python(CHOOSE, bare_environment(MUJOCO_GL="osmessa"))
     assert done.stdout.startswith("UserError: MUJOCO_GL=osmessa") and "'osmesa'" in done.stdout
@@ -489,28 +504,31 @@ def test_a_renderer_that_fails_says_why_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("asked", ["", "osmesa"])
-def test_a_first_frame_that_never_comes(asked: str, monkeypatch) -> None:
+def test_a_first_frame_that_never_comes(asked: str, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("MUJOCO_GL", asked)
     monkeypatch.delenv("DREAMER_RENDERER", raising=False)
-    monkeypatch.setattr(envs, "_FIRST_FRAME", "import time; time.sleep(600)")
-    monkeypatch.setattr(envs, "FIRST_FRAME_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(rendering, "FIRST_FRAME", program(tmp_path, "import time; time.sleep(600)"))
+    monkeypatch.setattr(rendering, "FIRST_FRAME_TIMEOUT_S", 0.3)
     with pytest.raises(UserError, match=r"no first frame within 0\.3 s.*apt-get install"):
-        envs.choose_renderer()
-    assert envs.renderer_name() == ""
+        rendering.choose_renderer()
+    assert rendering.renderer_name() == ""
 
 
-def test_the_renderer_is_chosen_once_for_a_process_and_its_children(monkeypatch) -> None:
-    chosen = envs.choose_renderer()
-    monkeypatch.setattr(envs, "_FIRST_FRAME", "raise SystemExit('tried again')")
-    assert envs.choose_renderer() == chosen
-    done = run_python(f"import dreamer.envs as e; e._FIRST_FRAME = 'x'{CHOOSE}", os.environ)
-    assert done.stdout.splitlines() == [chosen, envs.renderer_name()], done.stderr
+def test_the_renderer_is_chosen_once_for_a_process_and_its_children(monkeypatch, tmp_path) -> None:
+    chosen = rendering.choose_renderer()
+    again = program(tmp_path, "raise SystemExit('tried again')")
+    monkeypatch.setattr(rendering, "FIRST_FRAME", again)
+    assert rendering.choose_renderer() == chosen
+    done = run_python(
+        f"import dreamer.envs.rendering as r; r.FIRST_FRAME = {str(again)!r}{CHOOSE}", os.environ
+    )
+    assert done.stdout.splitlines() == [chosen, rendering.renderer_name()], done.stderr
 
 
 GUARD = """
-import time, dreamer.envs as envs
-envs.FIRST_FRAME_TIMEOUT_S = 0.5
-with envs._first_frame_or_end():
+import time, dreamer.envs.rendering as rendering
+rendering.FIRST_FRAME_TIMEOUT_S = 0.5
+with rendering.first_frame_or_end():
     print("my turn", flush=True)
     time.sleep({seconds})
 print("went on")

@@ -14,7 +14,7 @@ from test_train import minute
 
 from dreamer import evaluate
 from dreamer.checkpoint import checkpoint_paths
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.evaluate import main
 from dreamer.seeding import stream_seed
 from dreamer.train import train

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import dreamer.rssm
 from dreamer.agent import Agent
 from dreamer.config import Config, make_config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.fast import products
 from dreamer.fast.convolutions import Convolution
 from dreamer.fast.fused import Kernels, available, fused, fused_layer

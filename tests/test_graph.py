@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from dreamer.agent import Agent
 from dreamer.config import make_config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.fast.cuda_graph import WARM_UP, Graphed, copied, copy_into, parity
 from dreamer.replay import Batch
 

@@ -15,12 +15,14 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 
 # The core, from the ground up: a file imports only files above it.
 CORE = [
-    *("errors", "variants", "config", "run_folder", "machine", "seeding", "simulators", "toys"),
-    *("adapters", "envs"),
+    *("errors", "variants", "config", "run_folder", "machine", "seeding"),
+    *("envs.simulators", "envs.toys", "envs.adapters", "envs.first_frame", "envs.rendering"),
+    *("envs.control_suite", "envs.tasks", "envs.environment"),
     *("replay", "distributions", "views", "fast.products", "fast.gru", "fast.convolutions"),
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),
-    *("planner", "agent", "checkpoint", "episodes", "collect", "train", "evaluate", "player"),
+    *("planner", "agent", "checkpoint", "episodes", "schedule", "recording", "video", "prediction"),
+    *("collect", "train", "evaluate", "player"),
     "benchmark",
 ]
 # Of the core, what loads no PyTorch: open to all packages.
@@ -34,7 +36,7 @@ def sources(package: str) -> list[Path]:
 
 
 def module_name(path: Path) -> str:
-    """dreamer/envs.py -> dreamer.envs; a package's __init__ is the package."""
+    """dreamer/envs/toys.py -> dreamer.envs.toys; a package's __init__ is the package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -115,7 +117,9 @@ def test_the_core_imports_downwards_and_nothing_of_ours(path: Path) -> None:
     assert own in CORE, f"give {own} its place in the order of the core"
     below = tuple(CORE[: CORE.index(own)])
     ours = {n.removeprefix("dreamer.") for n in imports(path) if n.startswith("dreamer.")}
-    above = {n for n in ours - {"fast"} if n not in below and n.rpartition(".")[0] not in below}
+    above = {
+        n for n in ours - {"fast", "envs"} if n not in below and n.rpartition(".")[0] not in below
+    }
     assert not above, f"{own} may import what comes before it, not {above}"
 
 
@@ -253,7 +257,7 @@ def test_analysis_and_commands_start_without_torch_and_simulators() -> None:
     reading = ", ".join(map(module_name, sources("analysis")))
     assert not loaded_by(f"import {reading}") & heavy
     assert not loaded_by("import suites.run, suites.status") & (heavy | {"pandas", "sacred"})
-    assert not loaded_by("from dreamer.envs import TASKS") & heavy
+    assert not loaded_by("from dreamer.envs.tasks import TASKS") & heavy
 
 
 def test_everything_imports() -> None:
@@ -261,7 +265,7 @@ def test_everything_imports() -> None:
     modules = [module_name(path) for package in PACKAGES for path in sources(package)]
     others = ["dm_control.suite", "sacred", "sacred.observers", "submitit", "pandas", "seaborn"]
     code = "\n".join(f"import {name}" for name in [*modules, *others])
-    environment_first = "from dreamer.envs import choose_renderer; choose_renderer()\n"
+    environment_first = "from dreamer.envs.rendering import choose_renderer; choose_renderer()\n"
     assert set(PACKAGES) - {"slurm"} <= loaded_by(environment_first + code)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dreamer.config import Config, make_config
-from dreamer.envs import make_environment
+from dreamer.envs.environment import make_environment
 from dreamer.episodes import random_action
 from dreamer.seeding import numpy_generator, stream_seed
 from dreamer.train import train

@@ -13,7 +13,7 @@ import torch
 
 from dreamer.agent import Agent
 from dreamer.config import make_config
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import ConfigError
 from dreamer.variants import BEHAVIOURS, REPRESENTATIONS, BehaviourCard, load_class
 

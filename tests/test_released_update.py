@@ -18,7 +18,7 @@ from dreamer.agent import Agent, UpdateNoise
 from dreamer.behaviour import Dreamer, ImaginationNoise
 from dreamer.config import Config, make_config
 from dreamer.distributions import normal_kl
-from dreamer.envs import ActionSpace
+from dreamer.envs.simulators import ActionSpace
 from dreamer.fast.fused import fused
 from dreamer.networks import to_float
 from dreamer.replay import Batch

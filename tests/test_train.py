@@ -15,26 +15,20 @@ import torch
 
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import BEFORE, Config, make_config
-from dreamer.envs import Probe
+from dreamer.envs.toys import Probe
 from dreamer.errors import UserError
+from dreamer.recording import LOG, SAMPLE, Clock
 from dreamer.replay import Cursor, Replay
-from dreamer.train import (
-    COLLECT,
-    EVALUATE,
-    LOG,
-    SAMPLE,
-    SAVE,
-    UPDATE,
-    Clock,
+from dreamer.schedule import (
     Counters,
-    Progress,
+    Stage,
     exploration,
     next_round,
     next_stage,
     seeding,
-    train,
     updates_due,
 )
+from dreamer.train import Progress, train
 
 
 def minute(task: str = "toy_dot", **overrides: Any) -> Config:
@@ -119,7 +113,7 @@ def play(config: Config, episode_env_steps: int) -> Counters:
     """Counters after seeding with episodes of this length, one at a time."""
     c = Counters()
     while seeding(config, c):
-        assert next_stage(config, c) == COLLECT and updates_due(config, c) == 0
+        assert next_stage(config, c) == Stage.COLLECT and updates_due(config, c) == 0
         assert next_round(config, c, False).random
         c = c._replace(env_steps=c.env_steps + episode_env_steps, episodes=c.episodes + 1)
     assert not next_round(config, c, False).random
@@ -155,28 +149,28 @@ def test_a_whole_run_follows_algorithm_1():
     c, stages = Counters(), []
     while (stage := next_stage(config, c)) is not None:
         stages.append(stage)
-        if stage == COLLECT:
+        if stage == Stage.COLLECT:
             seeds = c.seed_env_steps + (40 if c.episodes < 2 else 0)
             c = c._replace(
                 env_steps=c.env_steps + 40, episodes=c.episodes + 1, seed_env_steps=seeds
             )
-        elif stage == UPDATE:
+        elif stage == Stage.UPDATE:
             c = c._replace(updates=c.updates + 1)
-        elif stage == EVALUATE:
+        elif stage == Stage.EVALUATE:
             c = c._replace(evaluated_env_steps=c.env_steps)
         else:
             c = c._replace(saved_env_steps=c.env_steps)
-    episode = [COLLECT] + 4 * [UPDATE]
+    episode = [Stage.COLLECT] + 4 * [Stage.UPDATE]
     expected = [
-        *[COLLECT, COLLECT],
-        *[UPDATE] * 7,
-        EVALUATE,  # 80 env_steps
-        *[*episode, EVALUATE],  # 120
-        *[*episode, SAVE],  # 160
+        *[Stage.COLLECT, Stage.COLLECT],
+        *[Stage.UPDATE] * 7,
+        Stage.EVALUATE,  # 80 env_steps
+        *[*episode, Stage.EVALUATE],  # 120
+        *[*episode, Stage.SAVE],  # 160
         *episode,
-        *[*episode, EVALUATE],  # 240
+        *[*episode, Stage.EVALUATE],  # 240
         *episode,
-        *[*episode, EVALUATE, SAVE],  # 320
+        *[*episode, Stage.EVALUATE, Stage.SAVE],  # 320
     ]
     assert stages == expected
 
@@ -213,7 +207,7 @@ def test_a_run_records_what_it_did(tmp_path):
     assert {"model_loss", "image_loss", "kl", "model_gradient_norm", "actor_gradient_norm",
             "value_gradient_norm", "actor_loss", "value_loss"} <= updates[0].keys()  # fmt: skip
     times = [line for line in lines if line["kind"] == "time"]
-    names = (COLLECT, UPDATE, EVALUATE, SAVE, SAMPLE, LOG)
+    names = (*Stage, SAMPLE, LOG)
     parts = [times[-1][f"seconds_{name}"] for name in names]
     assert all(part > 0 for part in parts) and times[-1]["seconds_total"] == sum(parts)
     assert all(line.keys() >= {"kind", "env_steps", "agent_steps", "updates"} for line in lines)

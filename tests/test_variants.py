@@ -12,8 +12,8 @@ from test_train import assert_same_run, minute, stopper
 
 from dreamer import evaluate
 from dreamer.config import make_config
+from dreamer.envs.toys import GREEN, RED, glows
 from dreamer.networks import Encoder, to_float
-from dreamer.toys import GREEN, RED, glows
 from dreamer.train import train
 from dreamer.variants import BEHAVIOURS, REPRESENTATIONS
 from dreamer.world_model import Contrastive, Seen

@@ -53,6 +53,6 @@ def worker_environment(
     if gpu_names:
         name = gpu_names[slot % len(gpu_names)]
         environment["CUDA_VISIBLE_DEVICES"] = name
-        if name.isdecimal():  # EGL knows no other names
-            environment.setdefault("MUJOCO_EGL_DEVICE_ID", name)
+        if name.isdecimal() and "MUJOCO_EGL_DEVICE_ID" not in environment:
+            environment |= {"MUJOCO_EGL_DEVICE_ID": name, "DREAMER_EGL_DEVICE": name}
     return environment

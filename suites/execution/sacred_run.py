@@ -16,11 +16,12 @@ from sacred.utils import SacredInterrupt
 
 from dreamer import run_folder
 from dreamer.config import Config
-from dreamer.envs import renderer_name
+from dreamer.envs.rendering import renderer_name
 from dreamer.errors import KilledError
-from dreamer.evaluate import PREDICTION_FPS, prediction_frames, write_video
+from dreamer.prediction import PREDICTION_FPS, prediction_frames
 from dreamer.run_folder import Status
 from dreamer.train import Progress, Summary, train
+from dreamer.video import write_video
 from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec
 from suites.language.identity import overrides_of

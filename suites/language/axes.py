@@ -7,20 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dreamer.config import Config, check_setting
-from dreamer.envs import TASKS, is_task
+from dreamer.envs.control_suite import CONTROL_TASKS
+from dreamer.envs.tasks import TASKS, is_task
 from dreamer.errors import ConfigError, UserError, nearest
 from suites.language.identity import SETTINGS
 from suites.language.nodes import Node, kind, show
 
-TASK_SETS: dict[str, tuple[str, ...]] = {
-    "control_suite": (
-        "acrobot_swingup", "cartpole_balance", "cartpole_balance_sparse", "cartpole_swingup",
-        "cartpole_swingup_sparse", "cheetah_run", "cup_catch", "finger_spin", "finger_turn_easy",
-        "finger_turn_hard", "hopper_hop", "hopper_stand", "pendulum_swingup", "quadruped_run",
-        "quadruped_walk", "reacher_easy", "reacher_hard", "walker_run", "walker_stand",
-        "walker_walk",
-    ),
-}  # fmt: skip
+TASK_SETS: dict[str, tuple[str, ...]] = {"control_suite": tuple(CONTROL_TASKS)}
 MAX_RUNS = 250_000
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dreamer.config import Config
-from dreamer.envs import TASKS, is_task
+from dreamer.envs.tasks import TASKS, is_task
 from dreamer.errors import nearest
 from dreamer.variants import BEHAVIOURS
 from suites.language.nodes import Node, kind, show

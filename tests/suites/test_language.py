@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dreamer.config import BEFORE, PRESETS, config_from_dict, make_config, outcome_dict
-from dreamer.envs import TASKS, is_task
+from dreamer.envs.tasks import TASKS, is_task
 from dreamer.errors import UserError
 from suites.language.axes import TASK_SETS
 from suites.language.identity import overrides_of, run_id

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamer.config import IMAGE_SHAPE
+from dreamer.envs.simulators import ActionSpace, Outcome, Simulator, affine, as_picture
 from dreamer.errors import ConfigError, UserError, nearest
-from dreamer.simulators import ActionSpace, Outcome, Simulator, affine, as_picture
 
 
 def adapted(task: str, evaluation: bool) -> Simulator:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dreamer.config import IMAGE_SHAPE
-from dreamer.simulators import ActionSpace, Outcome
+from dreamer.envs.simulators import ActionSpace, Outcome
 
 SPEED = 0.06  # field widths per env_step at action 1: 17 env_steps from wall to wall
 WIDTH = 7.0  # pixels, standard deviation of a glow: a small network finds it within 100s of updates

@@ -1,0 +1,116 @@
+"""What agents act in: a simulator with action repeat, time limit and a count of env_steps.
+
+A simulator knows its physics and its picture, nothing else. `Environment` wraps it and is the one
+place for action repeat, the time limit and the count of env_steps, so that these mean the same
+for every task:
+
+    reset(seed)   o_0                      reward 0, env_steps 0
+    step(a)       a held for R env_steps   reward summed; fewer env_steps if the episode ends inside
+
+An episode is a function of the seed given to `reset` and of the actions: a run is resumed exactly
+by replaying them, without saving a simulator.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dreamer.config import Config
+from dreamer.envs.simulators import ActionSpace, Simulator
+from dreamer.envs.tasks import make_simulator
+
+
+class Step(NamedTuple):
+    """What one call of `reset` or `step` gives."""
+
+    image: NDArray[np.uint8]  # [64, 64, 3] height, width, colour
+    reward: float  # summed over the repeat
+    terminal: bool  # the task ended: discount 0
+    truncated: bool  # a time limit cut the episode: the discount stays
+    env_steps: int  # simulator steps of this call: R or fewer, 0 for a reset
+
+
+class Environment(Protocol):
+    """What agents act in."""
+
+    @property
+    def action_space(self) -> ActionSpace: ...
+
+    def reset(self, seed: int) -> Step:
+        """Start the episode that belongs to `seed` (any whole number from 0)."""
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Hold `action` [A] for R env_steps, or until the episode ends."""
+
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+
+
+def make_environment(config: Config, evaluation: bool = False) -> RepeatedEnvironment:
+    """The environment of `config.task`, with its action repeat and time limit.
+
+    `evaluation`: as scores are taken, where that differs (Atari: full games instead of lives).
+    Raises ConfigError for a task that does not exist, and UserError where no renderer works or
+    something is not installed.
+    """
+    simulator = make_simulator(config.task, config.camera, config.shadow_size, evaluation)
+    return RepeatedEnvironment(simulator, config.action_repeat, config.time_limit_env_steps)
+
+
+class RepeatedEnvironment:
+    """A simulator seen in decisions: action repeat, time limit, count of env_steps."""
+
+    def __init__(self, simulator: Simulator, action_repeat: int, time_limit_env_steps: int):
+        self.simulator = simulator
+        self.action_repeat = action_repeat
+        self.time_limit_env_steps = time_limit_env_steps
+        self._env_steps_left = 0  # of the running episode; 0: there is none
+
+    @property
+    def action_space(self) -> ActionSpace:
+        return self.simulator.action_space
+
+    def reset(self, seed: int) -> Step:
+        self.simulator.reset(seed)
+        self._env_steps_left = self.time_limit_env_steps
+        return Step(self.simulator.image(), 0.0, terminal=False, truncated=False, env_steps=0)
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Raises RuntimeError outside an episode and ValueError for an action out of its space."""
+        if self._env_steps_left == 0:
+            raise RuntimeError("the episode is over: reset the environment before the next step")
+        action = self._checked(action)
+        reward, env_steps = 0.0, 0
+        terminal = truncated = False
+        while env_steps < self.action_repeat and not terminal and not truncated:
+            outcome = self.simulator.advance(action)
+            reward += outcome.reward
+            env_steps += 1
+            self._env_steps_left -= 1
+            terminal = outcome.terminal
+            cut = outcome.truncated or self._env_steps_left == 0
+            truncated = cut and not terminal  # a task that ended in its last step has ended
+        if terminal or truncated:
+            self._env_steps_left = 0
+        return Step(self.simulator.image(), reward, terminal, truncated, env_steps)
+
+    def close(self) -> None:
+        self._env_steps_left = 0
+        self.simulator.close()
+
+    def _checked(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        action = np.asarray(action, np.float32)
+        space = self.action_space
+        if action.shape != (space.size,):
+            raise ValueError(f"an action has shape ({space.size},), not {action.shape}")
+        if space.discrete:
+            valid = np.count_nonzero(action) == 1 and action.max() == 1
+        else:
+            valid = bool(np.all(np.abs(action) <= 1))  # false for NaN
+        if not valid:
+            kind = "one-hot" if space.discrete else "in [-1, 1]"
+            raise ValueError(f"an action is {kind}, not {action.tolist()}")
+        return action

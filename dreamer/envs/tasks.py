@@ -1,0 +1,45 @@
+"""Every task by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dreamer.envs.adapters import PREFIXES, adapted
+from dreamer.envs.control_suite import CONTROL_TASKS, SHADOW_SIZE, ControlSimulator
+from dreamer.envs.simulators import Simulator
+from dreamer.envs.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar, ToyHome
+from dreamer.errors import ConfigError, nearest
+
+TOYS: dict[str, Callable[[], Simulator]] = {
+    "toy_dot": ToyDot,
+    "toy_discrete": ToyDiscrete,
+    "toy_home": ToyHome,
+    "toy_far": ToyFar,
+    "toy_end": ToyEnd,
+    "probe": Probe,
+}
+# Every task with a name of its own; adapters.py has those with a prefix.
+TASKS = (*CONTROL_TASKS, *TOYS)
+
+
+def is_task(task: str) -> bool:
+    """Whether `task` is in the table or reads `prefix:name`. Imports nothing: whether there is such
+    a name behind the prefix is seen when its simulator is made."""
+    prefix, _, name = task.partition(":")
+    return task in TASKS or bool(prefix and name)
+
+
+def make_simulator(
+    task: str, camera: int = -1, shadow_size: int = SHADOW_SIZE, evaluation: bool = False
+) -> Simulator:
+    """A task's simulator. In the control suite it is seen by its own camera or another one, and
+    `shadow_size` is that of its shadow map; elsewhere there are no shadows."""
+    if not is_task(task):
+        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
+        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
+    if task in CONTROL_TASKS:
+        domain, name, own_camera = CONTROL_TASKS[task]
+        return ControlSimulator(domain, name, own_camera if camera < 0 else camera, shadow_size)
+    if camera >= 0:
+        raise ConfigError("camera", f"{task} has no cameras to choose from; leave it at -1")
+    return TOYS[task]() if task in TOYS else adapted(task, evaluation)
