@@ -135,6 +135,11 @@ def attempts(folder: Path | str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
+def see(folder: Path, attempt: Any, name: str = "") -> str:
+    """`; see PATH`: the folder of an attempt or a file in it; "" if there was no attempt."""
+    return f"; see {attempt_path(folder, attempt) / name}" if attempt else ""
+
+
 def checkpoint_name(env_steps: int, updates: int) -> str:
     """Names sort as the checkpoints were saved."""
     return f"checkpoint-{env_steps:010d}-{updates:09d}.pt"

@@ -227,8 +227,8 @@ def report(results: Path, runs: Sequence[Run]) -> int:
     for run_id, (state, status) in found.items():
         if state == State.FAILED:
             folder = run_folder.run_path(results, run_id)
-            attempt = run_folder.attempt_path(folder, (status or {}).get("attempt"))
-            print(f"FAILED {run_id}: {(status or {}).get('error')}; see {attempt}", file=sys.stderr)
+            see = run_folder.see(folder, (status or {}).get("attempt"))
+            print(f"FAILED {run_id}: {(status or {}).get('error')}{see}", file=sys.stderr)
     print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if counts[State.FAILED]:
         print("--retry-failed starts failed runs again", file=sys.stderr)

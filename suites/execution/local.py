@@ -134,7 +134,10 @@ class _Pool:
         if code not in EXIT_CODES.values() and code != EXIT_BUSY:
             _record_death(worker.spec, code, message)
         status = run_folder.read_status(worker.spec.folder)
-        busy = message or f"{worker.spec.run_id}: another process has taken it over"
+        busy = (
+            message.removeprefix("error: ")
+            or f"{worker.spec.run_id}: another process has taken it over"
+        )
         self.display.ended(worker.spec, status or {}, busy if code == EXIT_BUSY else "")
 
     def _stop(self) -> None:
