@@ -16,7 +16,7 @@
         attempts/N/slurm.json        which SLURM job executed attempt N, and why it ended
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
-    results/suites/SUITE/runs.json   the runs of a suite
+    results/suites/SUITE/runs.json   the runs of a suite; origin.json: the file that it is
 
 Only this module knows these names. It needs the standard library alone, so that every package, a
 SLURM job and a notebook can use it.
@@ -104,6 +104,11 @@ def discarded_path(results: Path, run_id: str, attempt: int) -> Path:
 def suite_runs_path(results: Path, suite: str) -> Path:
     """The list of a suite's runs, as it was last expanded."""
     return results / "suites" / suite / "runs.json"
+
+
+def suite_origin_path(results: Path, suite: str) -> Path:
+    """Which file the suite of this name is."""
+    return results / "suites" / suite / "origin.json"
 
 
 def sacred_path(results: Path) -> Path:

@@ -56,6 +56,8 @@ def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile)
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("no sbatch here: submit from a machine of the cluster")
+    if "%" in str(folder):  # sbatch replaces %j and the like in the names of its logs
+        raise UserError(f"{folder}: SLURM cannot write where a % is in the path; choose another")
     executor = submitit.SlurmExecutor(folder=folder)
     paths = os.pathsep.join([jobs[0].code, *module_paths()])
     setup = [

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dreamer.errors import UserError
-from suites.record.secrets import bare, hide
+from suites.record.secrets import bare, has_secret_option, hide
 
 VARIABLE = "DREAMER_MONGO_URL"
 DATABASE = "dreamer"  # where the URL names none
@@ -71,7 +71,14 @@ def connect(url: str) -> tuple[Any, str]:
 
 
 def check(named: Sequence[str]) -> None:
-    """Raises UserError if a URL, of those that get records, is malformed."""
+    """Raises UserError if a URL, of those that get records, is malformed, or if one in a suite has
+    a secret option: suites are shared."""
+    for url in named:
+        if has_secret_option(url):
+            raise UserError(
+                f"{name(url)}: an option of this URL is secret; suites are shared, give the URL in "
+                f"{VARIABLE} instead"
+            )
     for url in all_urls(named):
         client, _ = connect(url)
         client.close()
