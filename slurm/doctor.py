@@ -25,8 +25,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from dreamer import command_line
 from dreamer.errors import UserError
 from dreamer.run_folder import RESULTS
 from slurm.profiles import Profile, load_profile
@@ -55,32 +56,24 @@ class FailedCheckError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        if options.profile and not options.here:
-            return examine(options.profile, options.results, options.quick, options.needs_gb,
-                           options.mongo)  # fmt: skip
-        gpus = load_profile(options.profile).gpus if options.profile else 0
-        fit = True
-        for row in checks(options.results, options.quick, options.needs_gb, gpus, options.mongo,
-                          options.held):  # fmt: skip
-            print(text(row), flush=True)
-            fit &= row.verdict != FAIL
-        return 0 if fit else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(parse, run, arguments)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as UserErrors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+def run(options: argparse.Namespace) -> int:
+    if options.profile and not options.here:
+        return examine(options.profile, options.results, options.quick, options.needs_gb,
+                       options.mongo)  # fmt: skip
+    gpus = load_profile(options.profile).gpus if options.profile else 0
+    fit = True
+    for row in checks(options.results, options.quick, options.needs_gb, gpus, options.mongo,
+                      options.held):  # fmt: skip
+        print(text(row), flush=True)
+        fit &= row.verdict != FAIL
+    return 0 if fit else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
+    parser = command_line.Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--profile", metavar="NAME", help="check a node of the cluster that this profile asks for")
     add(

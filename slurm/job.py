@@ -163,7 +163,7 @@ class _Supervisor:
 
     def _start(self, task: RunTask) -> None:
         status = read_status(task)
-        if status.get("status") == Status.COMPLETED:
+        if run_folder.is_complete(status, json.loads(task.spec)["config"]["env_steps"]):
             self.codes[task.run_id] = COMPLETED
             return
         if status.get("status") == Status.FAILED and status.get("executor") == executor_name():

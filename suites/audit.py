@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import BEFORE
+from dreamer.config import BEFORE, outcome_values
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
-from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
@@ -141,12 +140,12 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
             "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
         )
     else:
-        recorded = BEFORE | r.config  # settings that came later had this value
-        differing = sorted(
-            key for key in outcome_settings() if recorded.get(key) != r.run.config[key]
-        )
+        expected = outcome_values(r.run.config)
+        # Settings that came later had their `before` value; what is missing is shown as None.
+        recorded = outcome_values(dict.fromkeys(expected) | {"env_steps": 0} | BEFORE | r.config)
+        differing = sorted(key for key in expected if recorded[key] != expected[key])
         if differing:
-            shown = ", ".join(f"{k}={recorded.get(k)!r}" for k in differing)
+            shown = ", ".join(f"{k}={recorded[k]!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.provenances:
         yield finding("provenance", "no attempt has a provenance.json", "start it --fresh")
@@ -190,11 +189,16 @@ def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
         if not _is(path, run_folder.read_checksum(path)):
             older = "" if r.state == State.DONE else ": the one before is used"
             yield path, f"delete it{older}"
+    last = max(run_folder.attempts(r.folder), default=0)
     for number, provenance in r.provenances.items():
         if r.state != State.DONE or number != r.status.get("attempt"):
             continue  # it was stopped, perhaps while it copied; the attempt that ended has them all
         for name, checksum in (provenance.get("artifacts") or {}).items():
             copy = run_folder.sacred_run_path(results, r.run.run_id, number) / f"run_{name}"
+            if number != last:  # a larger budget has changed the run's own files since
+                if not _is(copy, checksum):
+                    yield copy, "nothing: it is of a smaller budget; the run's own files are whole"
+                continue
             for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
                 if not _is(path, checksum):
                     yield path, f"copy {other} over it, if that one is whole"

@@ -34,6 +34,7 @@ from suites.record.folder import locked, look, make_folder
 from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
+MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
 
 
@@ -59,8 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before more than a day of work")
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError("--workers: at least 1")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
     return options
 
 
@@ -71,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
         return 0
     executor = choose_executor(options.executor, suites)
-    found = states(options.results, (r.run_id for r in runs))
+    configs = {r.run_id: r.config for r in runs}
+    found = states(options.results, configs)
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if executor.on_this_machine and not options.yes:
         confirm(expected)
-        found = states(options.results, found)  # again: the answer may have taken a while
+        found = states(options.results, configs)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
@@ -210,7 +212,11 @@ def confirm(expected: Forecast) -> None:
     print(forecast.text(expected), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started")
 
 
@@ -220,7 +226,7 @@ def note(text: str) -> None:
 
 def report(results: Path, runs: Sequence[Run]) -> int:
     """Prints how many runs are in which state; returns 0 if all are done."""
-    found = states(results, (r.run_id for r in runs))
+    found = states(results, {r.run_id: r.config for r in runs})
     counts = dict.fromkeys(State, 0)
     for state, _ in found.values():
         counts[state] += 1

@@ -143,7 +143,7 @@ def check_executor(name: str, folder: Path, more: str = "", seconds: float = 300
     assert run.main(words) in (0, 1)  # submitted, or ended with a failure
 
     def found() -> list[Found]:
-        return [*states(results, [failing.run_id, fine.run_id]).values()]
+        return [*states(results, {r.run_id: r.config for r in (failing, fine)}).values()]
 
     wait_until(lambda: [state for state, _ in found()] == [State.FAILED, State.DONE], seconds)
     for _, status in found():

@@ -45,6 +45,9 @@ class Source(Protocol):
     def fingerprint(self, run_id: str) -> str:
         """Changes whenever the run's values, settings or provenance change."""
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        """The run's settings; None where they cannot be read."""
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         """Settings, provenance and the chosen metrics; raises UserError for a damaged run."""
 

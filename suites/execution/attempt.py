@@ -19,10 +19,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import Config, config_from_dict
-from dreamer.errors import KilledError, UserError
+from dreamer.errors import KilledError, UserError, describe
 from dreamer.run_folder import State, Status, StatusRecord
 from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec
@@ -37,6 +38,7 @@ from suites.record.folder import (
     new_attempt,
     taken_over,
 )
+from suites.record.scores import recorded_score
 from suites.record.secrets import hide
 
 LOOK_EVERY_S = 1.0  # at whether another attempt has taken the run over
@@ -64,7 +66,7 @@ def execute(
     make_folder(spec.folder)
     with _locked(spec.folder):
         state, before = look(spec.folder, holding=True)
-        if before and state == State.DONE:
+        if before and run_folder.is_complete(before, config.env_steps):
             return before
         if before and state == State.RUNNING:  # where locks are not seen on other machines
             raise BusyError(f"{spec.run_id}: {before['host']} executes it, by its heartbeat")
@@ -134,18 +136,22 @@ def _attempt(
         status_file.finish(Status.INTERRUPTED)
     except BaseException as error:
         path = run_folder.attempt_path(spec.folder, attempt) / run_folder.ERROR
-        path.write_text(hide(traceback.format_exc()), encoding="utf-8")
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        text = hide(text)
-        status_file.finish(Status.FAILED, error=" ".join(text.split()) or type(error).__name__)
+        trace = hide(traceback.format_exc())
+        with contextlib.suppress(OSError):  # the disk may be full, which is the error then
+            path.write_text(trace, encoding="utf-8", errors="backslashreplace")
+        status_file.finish(Status.FAILED, error=hide(describe(error)))
         if not isinstance(error, UserError):
-            print(hide(traceback.format_exc()), end="", file=sys.stderr)
-        if not isinstance(error, Exception):  # SystemExit and the like go on
+            print(trace, end="", file=sys.stderr)
+        if not isinstance(error, (Exception, SystemExit)):  # an environment may call exit()
             raise
     else:
-        counts = {"env_steps": summary.env_steps, "updates": summary.updates}
-        status = Status(summary.status)
-        status_file.finish(status, **counts, evaluate_return=summary.evaluate_return)
+        counts: dict[str, Any] = {"env_steps": summary.env_steps, "updates": summary.updates}
+        counts["evaluate_return"] = summary.evaluate_return
+        if summary.status == Status.COMPLETED:
+            final = recorded_score(spec.folder / run_folder.METRICS, spec.config)
+            score, evaluations, _ = final or (None, 0, None)
+            counts |= {"final_score": score, "final_evaluations": evaluations}
+        status_file.finish(Status(summary.status), **counts)
 
 
 def _check_folder(folder: Path) -> None:
@@ -158,7 +164,9 @@ def _check_folder(folder: Path) -> None:
 def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
     """Sets earlier attempts that were killed to INTERRUPTED in Sacred's records, which still have
     them as RUNNING. They cannot run: this process holds the lock."""
-    for number in range(1, attempt):
+    for number in run_folder.attempts(run_folder.run_path(results, run_id)):
+        if number == attempt:
+            continue
         path = run_folder.sacred_run_path(results, run_id, number) / "run.json"
         record = run_folder.read_json(path) or {}  # the audit reports records that are damaged
         if record.get("status") == Status.RUNNING and "heartbeat" in record:

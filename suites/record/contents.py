@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
+from dreamer.errors import UserError
 from dreamer.run_folder import State
+from suites.language.identity import recorded_ids
 from suites.language.suite import Run
 from suites.record.folder import look
 from suites.record.metrics import read_metrics
@@ -38,10 +42,31 @@ class RunContents(NamedTuple):
     damaged: list[int]  # attempts whose provenance.json is there and cannot be read
 
 
+def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
+    """The runs, with the ids of earlier code where `results` has them under these."""
+    folder = run_folder.runs_path(results)
+    try:
+        present = os.listdir(folder)
+    except FileNotFoundError:
+        return list(runs)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from None
+
+    def config_of(run_id: str) -> dict[str, Any] | None:
+        path = run_folder.run_path(results, run_id) / run_folder.CONFIG
+        config = run_folder.read_json(path)
+        if config is None and path.exists():
+            print(f"note: {path} cannot be read: this run counts as no other's", file=sys.stderr)
+        return config
+
+    ids = recorded_ids({run.run_id: run.config for run in runs}, present, config_of)
+    return [run._replace(run_id=ids.get(run.run_id, run.run_id)) for run in runs]
+
+
 def read(results: Path, run: Run) -> RunContents:
     """Reads the run's folder in `results`. Missing or damaged parts are empty or None."""
     folder = run_folder.run_path(results, run.run_id)
-    state, status = look(folder)
+    state, status = look(folder, run.config)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
     numbers = run_folder.attempts(folder)

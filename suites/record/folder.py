@@ -15,9 +15,9 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from dreamer import run_folder
 from dreamer.errors import UserError
@@ -62,17 +62,30 @@ def check_writable(folder: Path) -> None:
 # --- States ---------------------------------------------------------------------------------------
 
 
-def look(folder: Path, holding: bool = False) -> tuple[State, StatusRecord | None]:
+def look(
+    folder: Path, config: Mapping[str, Any] | None = None, *, holding: bool = False
+) -> tuple[State, StatusRecord | None]:
     """The state of a run and its status.json. If the state cannot be seen from here it is UNKNOWN,
-    with the reason as `unsure` in the status. `holding`: this process has the run's lock."""
+    with the reason as `unsure` in the status. `holding`: this process has the run's lock.
+
+    With the settings that a suite asks for, the state is seen from its budget: a run that ended
+    at a smaller one is STOPPED, one that is past the budget is DONE unless it is RUNNING.
+    """
     status = run_folder.read_status(folder)
     state, reason = _judge(folder, status, holding)
+    if config is not None and status is not None:
+        state = _seen_from_budget(state, status, config)
     return state, {**(status or {}), "unsure": reason} if reason else status
 
 
-def state_of(folder: Path, status: StatusRecord | None) -> State:
-    """The state of a run whose status.json is `status`. FAILED only if the status says so."""
-    return _judge(folder, status, False)[0]
+def _seen_from_budget(state: State, status: StatusRecord, config: Mapping[str, Any]) -> State:
+    if state not in (State.DONE, State.STOPPED, State.FAILED, State.DEAD):
+        return state
+    # An episode that begins before the budget ends before this.
+    past = config["env_steps"] + config["time_limit_env_steps"]
+    if run_folder.is_complete(status, config["env_steps"]) or (status.get("env_steps") or 0) > past:
+        return State.DONE
+    return State.STOPPED if state == State.DONE else state
 
 
 def _judge(folder: Path, status: StatusRecord | None, holding: bool) -> tuple[State, str | None]:

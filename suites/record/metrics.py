@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from dreamer.run_folder import made_by
+from dreamer.run_folder import made_by, read_bytes
 
 COUNTERS = ("kind", "env_steps", "agent_steps", "updates")  # in every record
 
@@ -21,7 +21,7 @@ Values = dict[str, list[tuple[int, float]]]  # {metric: [(env_steps, value)]}
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(records of a metrics.jsonl, what is wrong with its lines)"""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path).splitlines()
     except FileNotFoundError:
         return [], []
     except OSError as error:

@@ -19,13 +19,14 @@ from dreamer.config import config_from_dict
 from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
+from suites import status
 from suites.execution import heartbeat
 from suites.execution.attempt import execute
 from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
-from suites.language.suite import expand
+from suites.language.suite import Run, expand
 from suites.record import mongo_urls, sinks
-from suites.record.folder import BusyError, is_locked, locked, make_folder, state_of
+from suites.record.folder import BusyError, is_locked, locked, look, make_folder
 
 
 def provenance_of(spec: Spec, attempt: int) -> dict:
@@ -57,7 +58,7 @@ def test_a_run_leaves_its_whole_story(done):
     status = run_folder.read_status(done.folder)
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
-    assert state_of(done.folder, status) == State.DONE
+    assert look(done.folder)[0] == State.DONE
     story = provenance_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
@@ -172,6 +173,21 @@ def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
     assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
 
 
+def test_status_shows_runs_whose_episodes_are_too_short(tmp_path):
+    spec = spec_in(tmp_path, task="short_episodes:make", seed_min_env_steps=100)
+    share = execute(spec)["short_episodes"]
+    assert share == run_folder.read_status(spec.folder)["short_episodes"] > 0.5
+    run = Run(spec.run_id, (), spec.config)
+    rows = status.collect(Path(spec.results), [run])
+    shown = status.text(rows, Path(spec.results))
+    assert (
+        f"too short to be sampled (see `length`), so never trained on\n  {spec.run_id}: " in shown
+    )
+    for row in rows:
+        row["short_episodes"] = 0.05
+    assert "too short" not in status.text(rows, Path(spec.results))
+
+
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
     spec = spec_in(tmp_path)
     make_folder(spec.folder)
@@ -218,7 +234,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
-    assert state_of(spec.folder, run_folder.read_status(spec.folder)) == State.RUNNING
+    assert look(spec.folder)[0] == State.RUNNING
     if how == "parent":
         process.stdin.close()  # what the worker sees when its parent is killed
     else:
@@ -227,7 +243,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     process.stdout.close()
     status = run_folder.read_status(spec.folder)
     assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
-    assert state_of(spec.folder, status) == State.STOPPED
+    assert look(spec.folder)[0] == State.STOPPED
     assert list((spec.folder / "checkpoints").glob("*.pt"))
     assert (spec.folder / "attempts/1/log.txt").exists()
 
@@ -239,8 +255,7 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = run_folder.read_status(spec.folder)
-    assert state_of(spec.folder, status) == State.DEAD
+    assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
 
@@ -269,7 +284,7 @@ def test_a_run_whose_collecting_process_is_killed_is_continued(tmp_path):
 
     status = execute(spec, should_stop=kill)
     assert status["status"] == "INTERRUPTED" and "killed by SIGKILL" in status["error"]
-    assert state_of(spec.folder, status) == State.STOPPED
+    assert look(spec.folder)[0] == State.STOPPED
     sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-1" / "run.json"
     assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
     assert not (spec.folder / "attempts/1/error.txt").exists()
