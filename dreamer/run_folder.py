@@ -17,8 +17,12 @@
         attempts/N/slurm.json        which SLURM job executed attempt N, and why it ended
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
+<<<<<<< HEAD
     results/suites/SUITE/runs.json   the runs of a suite
     results/cache/                   values that figures read; can be made again
+=======
+    results/suites/SUITE/runs.json   the runs of a suite; origin.json: the file that it is
+>>>>>>> h-records
 
 Only this module knows these names. It needs hardly more than the standard library, so that every
 package, a SLURM job and a notebook can use it.
@@ -122,6 +126,11 @@ def suite_runs_path(results: Path, suite: str) -> Path:
     return results / "suites" / suite / "runs.json"
 
 
+def suite_origin_path(results: Path, suite: str) -> Path:
+    """Which file the suite of this name is."""
+    return results / "suites" / suite / "origin.json"
+
+
 def sacred_path(results: Path) -> Path:
     """The folder of Sacred's records."""
     return results / "sacred"
@@ -149,6 +158,11 @@ def attempts(folder: Path | str) -> list[int]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+
+
+def see(folder: Path, attempt: Any, name: str = "") -> str:
+    """`; see PATH`: the folder of an attempt or a file in it; "" if there was no attempt."""
+    return f"; see {attempt_path(folder, attempt) / name}" if attempt else ""
 
 
 def checkpoint_name(env_steps: int, updates: int, common: bool = False) -> str:

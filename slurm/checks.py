@@ -68,6 +68,27 @@ def cuda() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(count)]
 
 
+def egl_devices() -> list[int | None]:
+    """For each device of EGL, in its order, CUDA's number of the same GPU; None for others."""
+    import ctypes
+
+    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    from mujoco.egl import egl_ext
+    from OpenGL import EGL
+    from OpenGL.EGL.EXT.device_query import eglQueryDeviceAttribEXT
+    from OpenGL.EGL.NV.device_cuda import EGL_CUDA_DEVICE_NV
+
+    numbers: list[int | None] = []
+    for device in egl_ext.eglQueryDevicesEXT():
+        number = EGL.EGLAttrib()
+        try:
+            known = eglQueryDeviceAttribEXT(device, EGL_CUDA_DEVICE_NV, ctypes.byref(number))
+        except EGL.EGLError:
+            known = False
+        numbers.append(number.value if known else None)
+    return numbers
+
+
 def update() -> dict[str, Any]:
     """Seconds of an update of preset `published` on random images, and whether it is finite."""
     import torch
@@ -122,6 +143,7 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "render": render,
     "compare": compare,
     "cuda": cuda,
+    "egl_devices": egl_devices,
     "update": update,
     "disk_bytes": disk_bytes,
     "lock": lock,

@@ -162,6 +162,8 @@ def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
     yield row
     with tempfile.TemporaryDirectory() as folder:
         yield from check_renderers(Path(folder), quick, cuda)
+    if cuda:
+        yield check_egl_devices(len(cuda))
     if not quick:
         yield check_update()
 
@@ -195,6 +197,23 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
         yield Row("rendering", FAIL, "no renderer works", "see the two lines above")
     if len(drawn) == 2:
         yield _compared(ask("compare", *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
+
+
+def check_egl_devices(count: int) -> Row:
+    """Whether EGL numbers the GPUs as CUDA does, which sees so many: workers on this machine get
+    one number for both."""
+    try:
+        found = ask("egl_devices", within_s=OTHER_WITHIN_S, CUDA_VISIBLE_DEVICES="")
+    except FailedCheckError as error:
+        return Row("EGL devices", WARN, str(error), INSTALL["egl"])
+    shown = ", ".join("none" if number is None else str(number) for number in found)
+    text = f"CUDA's numbers of EGL's devices: {shown or 'no device'}"
+    if found[:count] != list(range(count)):
+        todo = (
+            "set MUJOCO_EGL_DEVICE_ID where a job has one GPU; else workers may share one to draw"
+        )
+        return Row("EGL devices", WARN, text, todo)
+    return Row("EGL devices", OK, text)
 
 
 INSTALL = {

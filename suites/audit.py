@@ -128,8 +128,8 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
         yield finding("missing", "it was never started", RERUN)
         return
     if r.state == State.FAILED:
-        log = run_folder.attempt_path(r.folder, attempt) / run_folder.ERROR
-        yield finding("failed", str(r.status.get("error")), f"see {log}; then --retry-failed")
+        see = run_folder.see(r.folder, attempt, run_folder.ERROR)
+        yield finding("failed", f"{r.status.get('error')}{see}", "mend it, then --retry-failed")
     elif r.state == State.DEAD:
         yield finding("dead", f"last heartbeat {r.status.get('heartbeat')}", RERUN)
     elif r.status.get("unsure"):

@@ -264,8 +264,8 @@ def report(results: Path, runs: Sequence[Run]) -> int:
     for run_id, (state, status) in found.items():
         if state == State.FAILED:
             folder = run_folder.run_path(results, run_id)
-            attempt = run_folder.attempt_path(folder, (status or {}).get("attempt"))
-            print(f"FAILED {run_id}: {(status or {}).get('error')}; see {attempt}", file=sys.stderr)
+            see = run_folder.see(folder, (status or {}).get("attempt"))
+            print(f"FAILED {run_id}: {(status or {}).get('error')}{see}", file=sys.stderr)
     print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if counts[State.FAILED]:
         print("--retry-failed starts failed runs again", file=sys.stderr)
@@ -310,13 +310,32 @@ def make_request(
 
 
 def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None:
-    """Makes the results folder and writes the runs of each suite into it."""
+    """Makes the results folder and writes the runs of each suite into it. Raises UserError if two
+    suites have one name, since results of suites are kept by name."""
+    files: dict[str, Path] = {}
+    for suite in suites:
+        first = files.setdefault(suite.name, suite.path)
+        other = first if not first.samefile(suite.path) else _namesake(results, suite)
+        if other:
+            raise UserError(f"{suite.path}: {other} has this name, too; rename one of them")
     make_folder(run_folder.runs_path(results))
     make_folder(run_folder.sacred_path(results))
     for suite in suites:
         path = run_folder.suite_runs_path(results, suite.name)
         make_folder(path.parent)
         run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
+        origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
+        run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
+
+
+def _namesake(results: Path, suite: Suite) -> Path | None:
+    """Another file whose suite has this name in these results and no run of this one; a copy, or an
+    earlier version, has some."""
+    origin = run_folder.read_json(run_folder.suite_origin_path(results, suite.name)) or {}
+    file = Path(str(origin.get("file")))
+    if not file.is_file() or file.samefile(suite.path):
+        return None
+    return None if {r.run_id for r in suite.runs} & set(origin.get("runs") or ()) else file
 
 
 def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
@@ -325,7 +344,7 @@ def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
     named = tuple(dict.fromkeys(url for suite in suites for url in suite.observers))
     if asked:
         mongo_urls.give(asked)
-    mongo_urls.all_urls(named)  # raises now if one is malformed
+    mongo_urls.check(named)  # raises now if one is malformed
     return list(named)
 
 

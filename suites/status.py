@@ -174,9 +174,9 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     if row["state"] == State.UNKNOWN:
         path = folder / run_folder.STATUS
         return f"{row['run_id']}: {path} cannot be read; the next run continues it"
-    log = run_folder.attempt_path(folder, row["attempt"]) / run_folder.LOG
     if row["state"] == State.FAILED:
-        return f"{row['run_id']} failed: {row['error']}; see {log}"
+        see = run_folder.see(folder, row["attempt"], run_folder.LOG)
+        return f"{row['run_id']} failed: {row['error']}{see}"
     last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
     return f"{row['run_id']} is dead: {last}{error}; the next run continues it"

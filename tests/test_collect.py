@@ -16,7 +16,7 @@ from dreamer.agent import Agent
 from dreamer.collect import InProcess, WorkerProcesses
 from dreamer.config import Config
 from dreamer.envs.simulators import ActionSpace
-from dreamer.errors import UserError
+from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.schedule import Counters, Round, next_round
@@ -149,7 +149,7 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
         assert len(beside.take(lambda env_steps: None)) == 1
         start(beside, one(2))
         process.kill()
-        with pytest.raises(RuntimeError, match="ended with -9"):
+        with pytest.raises(KilledError, match="killed by SIGKILL"):
             beside.take(lambda env_steps: None)
     finally:
         beside.close()

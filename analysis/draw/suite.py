@@ -161,7 +161,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
 
 def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
     """Each prediction as a strip of all its frames."""
-    drawn = []
+    drawn: list[Drawn] = []
     for one in predictions:
         note = (
             f"Open-loop prediction of a held-out episode at {one.env_steps:,} env. steps: "
@@ -173,6 +173,8 @@ def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
             synthetic=summary.synthetic,
         )  # fmt: skip
         name = re.sub(r"[^\w=.-]", "-", f"prediction-{one.task}-{one.method}")
+        same = sum(other.name.partition("~")[0] == name for other in drawn)  # `a:b` and `a-b`
+        name = f"{name}~{same + 1}" if same else name
         drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
     return drawn
 

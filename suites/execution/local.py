@@ -184,7 +184,8 @@ def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
     try:
         make_folder(spec.folder)
         with locked(spec.folder):
-            run_folder.write_json(spec.folder / run_folder.STATUS, status)
+            if run_folder.read_status(spec.folder) == recorded:  # else another process was here
+                run_folder.write_json(spec.folder / run_folder.STATUS, status)
     except NoLocksError:  # the worker has recorded that itself
         pass
     except (OSError, UserError) as error:  # the disk is full, say

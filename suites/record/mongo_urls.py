@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dreamer.errors import UserError
-from suites.record.secrets import bare, hide
+from suites.record.secrets import bare, has_secret_option, hide
 
 VARIABLE = "DREAMER_MONGO_URL"
 DATABASE = "dreamer"  # where the URL names none
 TIMEOUT_S = 10.0  # of one call to the server
+# What a server answers to a record that it will never take: a document beyond 16 MB (10334, 17419),
+# a value or type that it does not allow (2, 9, 14), one against its rules (121).
+FINAL_CODES = (2, 9, 14, 121, 10334, 17419)
 SCHEMES = ("mongodb://", "mongodb+srv://")
 
 
@@ -62,9 +65,32 @@ def connect(url: str) -> tuple[Any, str]:
         )
         database = urllib.parse.urlsplit(url).path.strip("/") or DATABASE
         client[database]  # raises for a name that is not allowed
-    except (PyMongoError, ValueError) as error:
+    except (PyMongoError, ValueError, OSError) as error:  # OSError: a file of the options
         raise UserError(f"{server}: {hide(str(error))}") from None
     return client, database
+
+
+def check(named: Sequence[str]) -> None:
+    """Raises UserError if a URL, of those that get records, is malformed, or if one in a suite has
+    a secret option: suites are shared."""
+    for url in named:
+        if has_secret_option(url):
+            raise UserError(
+                f"{name(url)}: an option of this URL is secret; suites are shared, give the URL in "
+                f"{VARIABLE} instead"
+            )
+    for url in all_urls(named):
+        client, _ = connect(url)
+        client.close()
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another try is useless, because the server refused the record itself. Everything else
+    may pass: a server that is away, elects, or has a full disk."""
+    from pymongo import errors
+
+    refused = (errors.DuplicateKeyError, errors.InvalidDocument, errors.DocumentTooLarge)
+    return isinstance(error, refused) or getattr(error, "code", None) in FINAL_CODES
 
 
 @contextlib.contextmanager

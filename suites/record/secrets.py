@@ -40,6 +40,12 @@ def bare(url: str) -> str:
     return f"{scheme}://{address.rpartition('@')[2]}"
 
 
+def has_secret_option(url: str) -> bool:
+    """Whether an option of the URL holds a secret."""
+    options = url.partition("?")[2].split("&")
+    return any(is_secret(option.partition("=")[0]) for option in options)
+
+
 def hide(text: str) -> str:
     """The text without the secrets that this process knows, and with bare URLs. In a text a URL
     ends at a space or a quotation mark; its password may hold spaces."""

@@ -55,6 +55,17 @@ def test_an_egl_device_that_is_not_cuda_s_is_named():
     assert doctor._rendered("egl", found, ["NVIDIA H200"]).verdict == doctor.OK
 
 
+def test_gpus_that_egl_numbers_differently_are_named(tmp_path, monkeypatch):
+    (tmp_path / "slurm").mkdir()
+    checks = tmp_path / "slurm/checks.py"  # in place of the real one, which takes GPUs
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    for numbers, verdict in (("0, 1, null", doctor.OK), ("1, 0", doctor.WARN), ("", doctor.WARN)):
+        checks.write_text(f"print('[{numbers}]')")
+        row = doctor.check_egl_devices(2)
+        assert row.verdict == verdict
+        assert verdict == doctor.OK or "MUJOCO_EGL_DEVICE_ID" in row.todo
+
+
 def test_a_renderer_that_hangs_is_told_from_one_that_is_not_installed(monkeypatch, tmp_path):
     (tmp_path / "slurm").mkdir()
     checks = tmp_path / "slurm/checks.py"  # in place of the real one

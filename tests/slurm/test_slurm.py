@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -432,6 +433,36 @@ def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
     assert command("cancel", other)[0] == 0
     assert "submitted 1 runs" in command("run", suite)[1]
     assert [*states(suite).values()].count("queued") == len(queue()) == 3
+
+
+@needs_slurm
+def test_an_own_environment_is_found_on_a_node_as_here(slurm, tmp_path):
+    """In the folder where the suite is submitted, and in one that PYTHONPATH names from there."""
+    for module, folder in (("odd_here", tmp_path), ("odd_beside", tmp_path / "beside")):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests/stand_ins/short_episodes.py", folder / f"{module}.py")
+    tasks = ["odd_here:make", "odd_beside:make"]
+    task = {key: value for key, value in SUITE.items() if key != "task"}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(yaml.safe_dump({**task, **QUICK, "length": 3, "grid": {"task": tasks}}))
+    words = [sys.executable, "-m", "suites.run", str(suite), "--results", "results"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:beside"}
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=LONG_S)
+    wait_for(lambda: not queue(), "the end of both runs")
+    rows = collect(tmp_path / "results", expand(suite).runs)
+    assert [row["state"] for row in rows] == ["done", "done"], [row["error"] for row in rows]
+
+
+@needs_slurm
+def test_the_cluster_listens_on_loopback_alone(slurm):
+    if socket.gethostbyname(socket.gethostname()) != "127.0.0.1":
+        pytest.skip("SLURM listens where this machine's name is")
+    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    ports = [int(port) for port in re.findall(r"^Slurm(?:ctld|d)Port=(\d+)$", conf, re.MULTILINE)]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    local = [words[1].split(":") for words in lines if words[3] == "0A"]  # LISTEN
+    assert {host for host, port in local if int(port, 16) in ports} == {"0100007F"}
+    assert len(ports) == 2
 
 
 @needs_slurm

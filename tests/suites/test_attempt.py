@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import signal
 import warnings
@@ -287,6 +289,37 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
+
+
+def players() -> list[int]:
+    """The processes that collect for this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            words = path.with_name("cmdline").read_bytes().split(b"\0")
+            if parent == os.getpid() and b"dreamer.collect" in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_whose_collecting_process_is_killed_is_continued(tmp_path):
+    spec = spec_in(tmp_path, environments=2)
+
+    def kill() -> bool:
+        if (spec.folder / "checkpoints").is_dir():
+            for player in players()[:1]:
+                os.kill(player, signal.SIGKILL)
+        return False
+
+    status = execute(spec, should_stop=kill)
+    assert status["status"] == "INTERRUPTED" and "killed by SIGKILL" in status["error"]
+    assert look(spec.folder)[0] == State.STOPPED
+    sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-1" / "run.json"
+    assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
+    assert not (spec.folder / "attempts/1/error.txt").exists()
+    assert execute(spec)["status"] == "COMPLETED"
 
 
 # --- Every suite ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 from helpers import SUITE, Server
 
 from dreamer import run_folder
+from suites import push
 from suites.audit import main
 from suites.execution.attempt import execute
 from suites.execution.spec import Spec
@@ -297,6 +298,25 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
     database["runs"].update_one({"_id": f"{run.run_id}-1"}, {"$set": {"status": "RUNNING"}})
     assert len(audit(clean, capsys, *options)) == 2
     assert audit(clean, capsys, *options, "--push") == []
+
+
+@pytest.mark.slow
+def test_a_metric_beyond_mongodb_s_limit_is_named_and_the_rest_is_sent(copy, capsys, server):
+    """500,000 episodes: more than 16 MB in one document."""
+    _, folder = first(copy)
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = next(line for line in reversed(lines) if b'"episode"' in line)
+    path.write_bytes(b"".join(lines) + last * 500_000)
+    words = [str(copy / "suite.yaml"), "--results", str(copy / "results"), "--mongo", server.url]
+    assert push.main(words) == 1
+    said = capsys.readouterr().out
+    assert "refuses episode_return of" in said and "for good" in said
+    named = {m["name"] for m in server.database["metrics"].find({}, {"name": 1})}
+    assert {"kl", "evaluate_return"} <= named
+    assert len(list(server.database["runs"].find({}, {"_id": 1}))) == 2  # the next run, too
+    found = [f for f in audit(copy, capsys, "--mongo", server.url) if f["kind"] == "mongo"]
+    assert found and all("16 MB a document" in f["text"] for f in found)
 
 
 def test_a_server_that_is_not_there_is_one_error_line(clean, capsys, monkeypatch):

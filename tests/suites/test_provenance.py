@@ -14,6 +14,7 @@ from helpers import QUICK, ROOT, spec_in
 
 from analysis.count.summary import environment_problems
 from dreamer.config import make_config
+from dreamer.errors import UserError
 from suites.execution.attempt import execute
 from suites.record import mongo_urls, sinks
 from suites.record.own_code import own_code
@@ -198,6 +199,14 @@ def test_urls_lose_user_password_and_options(password, monkeypatch):
     assert hide_word("--set") == "--set" and hide_word("task=a:b") == "task=a:b"
     assert hide_word("--api-key=12345") == "--api-key=***"
     assert hide("https://a.org/x?y=1 and http://b@c.org") == "https://a.org/x and http://c.org"
+
+
+def test_a_suite_names_no_url_with_a_secret_option():
+    pytest.importorskip("pymongo")
+    mongo_urls.check(["mongodb://host/lab?replicaSet=a&tls=true"])
+    with pytest.raises(UserError, match=r"mongodb://host/lab: .* DREAMER_MONGO_URL") as caught:
+        mongo_urls.check([f"mongodb://host/lab?{OPTIONS}"])
+    assert KEY not in str(caught.value)
 
 
 def test_no_byte_of_the_results_holds_a_secret(tmp_path, monkeypatch, capfd):

@@ -25,7 +25,7 @@ from suites.execution.local import default_workers
 from suites.forecast import make_forecast, replay_bytes
 from suites.language.suite import expand
 from suites.record.folder import is_locked, look
-from suites.run import choose_executor, confirm
+from suites.run import choose_executor, confirm, prepare
 
 WITHIN_S = 600.0  # nothing here takes so long, even on a machine that is busy with other things
 # The first fails: its losses do not stay finite.
@@ -149,6 +149,27 @@ def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tm
     ended = command("run", suite, "--results", results)
     assert "note: 1 runs begun with code 000000000000 continue with " in ended.stderr
     assert ended.stdout.strip() == "3 done"
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path):
+    """Their figures, and what the audit expects, would be taken for one another's."""
+    paths = []
+    for folder, task in (("a", "toy_dot"), ("b", "toy_discrete")):
+        (tmp_path / folder).mkdir()
+        paths.append(written(tmp_path / folder, SUITE.replace("task: toy_dot", f"task: {task}")))
+    results = tmp_path / "results"
+    a, b = map(expand, paths)
+    with pytest.raises(UserError, match="has this name, too; rename"):
+        prepare(results, [a, b], [])
+    prepare(results, [a, a], a.runs)
+    with pytest.raises(UserError, match="has this name, too; rename"):
+        prepare(results, [b], b.runs)
+    (tmp_path / "c").mkdir()
+    shutil.copy(paths[0], tmp_path / "c")
+    prepare(results, [expand(tmp_path / "c" / paths[0].name)], [])  # a copy is the same suite
+    paths[0].unlink()
+    (tmp_path / "c" / paths[0].name).unlink()
+    prepare(results, [b], b.runs)  # the other one is gone
 
 
 def test_suites_meant_for_slurm_run_here_where_there_is_no_sbatch(tmp_path, monkeypatch, capsys):
@@ -445,6 +466,10 @@ def test_threads_are_divided_and_gpus_dealt_out(monkeypatch):
         for slot in range(6)
     ]
     assert dealt == ["0", "1"] * 3
+    for names, expected in ((["0", "3"], ["0", "3"]), (["GPU-1a2b", "MIG-3c"], [None, None])):
+        made = [worker_environment(ROOT, slot, 2, names, cores) for slot in range(2)]
+        assert [one["CUDA_VISIBLE_DEVICES"] for one in made] == names
+        assert [one.get("MUJOCO_EGL_DEVICE_ID") for one in made] == expected
     assert default_workers(2, 3) == 6 and default_workers(0, 3) >= 1
 
 
