@@ -17,12 +17,8 @@
         attempts/N/slurm.json        which SLURM job executed attempt N, and why it ended
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
-<<<<<<< HEAD
-    results/suites/SUITE/runs.json   the runs of a suite
-    results/cache/                   values that figures read; can be made again
-=======
     results/suites/SUITE/runs.json   the runs of a suite; origin.json: the file that it is
->>>>>>> h-records
+    results/cache/                   values that figures read; can be made again
 
 Only this module knows these names. It needs hardly more than the standard library, so that every
 package, a SLURM job and a notebook can use it.

@@ -45,7 +45,7 @@ class Round(NamedTuple):
 
 
 def endless(config: Config) -> Config:
-    """The same run without a budget."""
+    """The same run without a budget. What is due by it does not depend on where the budget ends."""
     enough = min(config.seed_min_env_steps, config.env_steps)
     return dataclasses.replace(config, env_steps=MAX_INT, seed_min_env_steps=enough)
 
@@ -86,12 +86,6 @@ def next_stage(config: Config, counters: Counters) -> Stage | None:
     if unsaved >= config.checkpoint_every_env_steps or (over and unsaved > 0):
         return Stage.SAVE
     return None if over else Stage.COLLECT
-
-
-def endless(config: Config) -> Config:
-    """The same run without a budget. What is due by it does not depend on where the budget ends."""
-    enough = min(config.seed_min_env_steps, config.env_steps)
-    return dataclasses.replace(config, env_steps=sys.maxsize, seed_min_env_steps=enough)
 
 
 def next_round(config: Config, counters: Counters, discrete: bool) -> Round:
