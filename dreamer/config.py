@@ -263,9 +263,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # settles on one action before the model has seen what others do.
         actor_learning_rate=3e-5,
         shadow_size=512,  # half the time of a frame; at most 0.2 % of the pixels differ visibly
-        # At a KL scale of 1, what a few pixels tell (a pole) is not worth remembering.
-        kl_scale=0.1,
-        free_nats=0.0,
+        free_nats=1.0,  # the KL of so small a model stays below 3, which would leave no KL loss
     ),
     "tiny": dict(
         env_steps=12_000,
