@@ -18,7 +18,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.count.statistics import LAST_EVALUATIONS
 from analysis.count.summary import Summary, summarise
 from analysis.draw import aggregates, bars, lines
 from analysis.draw.page import RC, line_handle
@@ -50,7 +49,7 @@ def suite_summary(
     *,
     metric: str = "evaluate_return",
     band: str = "sd",
-    last: int = LAST_EVALUATIONS,
+    last: int | None = None,
     until: int | None = None,
 ) -> Summary:
     """The statistics of a suite that its figures and tables show.

@@ -6,11 +6,10 @@ Nothing here computes or reads anything else, so a run that was killed repeats t
 from __future__ import annotations
 
 import dataclasses
-import sys
 from enum import StrEnum
 from typing import NamedTuple
 
-from dreamer.config import Config
+from dreamer.config import MAX_INT, Config
 
 
 class Stage(StrEnum):
@@ -43,6 +42,12 @@ class Round(NamedTuple):
     explore: float  # as in `Agent.policy`
     random: bool  # uniform actions instead
     updates: int  # that the weights have seen
+
+
+def endless(config: Config) -> Config:
+    """The same run without a budget."""
+    enough = min(config.seed_min_env_steps, config.env_steps)
+    return dataclasses.replace(config, env_steps=MAX_INT, seed_min_env_steps=enough)
 
 
 def seeding(config: Config, counters: Counters) -> bool:
@@ -81,12 +86,6 @@ def next_stage(config: Config, counters: Counters) -> Stage | None:
     if unsaved >= config.checkpoint_every_env_steps or (over and unsaved > 0):
         return Stage.SAVE
     return None if over else Stage.COLLECT
-
-
-def endless(config: Config) -> Config:
-    """The same run without a budget. What is due by it does not depend on where the budget ends."""
-    enough = min(config.seed_min_env_steps, config.env_steps)
-    return dataclasses.replace(config, env_steps=sys.maxsize, seed_min_env_steps=enough)
 
 
 def next_round(config: Config, counters: Counters, discrete: bool) -> Round:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +32,11 @@ from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
-from dreamer.run_folder import Status, checkpoint_paths
+from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator, torch_generator
+
+MUCH_TOO_SHORT = 0.1  # share of episodes that cannot be sampled, from which a warning is due
 
 
 class Progress(NamedTuple):
@@ -44,6 +47,7 @@ class Progress(NamedTuple):
     updates_due: int
     episode_return: float | None  # of the last training episode
     evaluate_return: float | None  # mean of the last evaluation
+    short_episodes: float = 0.0  # share of episodes that are too short to be sampled
 
 
 class Summary(NamedTuple):
@@ -93,7 +97,7 @@ def train(
 
 
 class _StoppedError(Exception):
-    """Someone asked to stop; what was begun (an episode, an evaluation) is dropped."""
+    """A stop was asked for; the episode or evaluation under way is dropped."""
 
 
 class Trainer:
@@ -116,6 +120,7 @@ class Trainer:
         self.common: str | None = None  # once the state depends on the budget: see `keep_common`
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
+        self.told_short_episodes = False
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -138,10 +143,11 @@ class Trainer:
     def collect(self) -> None:
         """A round of training episodes into replay; the first ones from random actions.
 
-        In parallel the next round then begins, beside the updates that this one's env_steps call
-        for: its weights are those that the episode before it could already have used. Only the
-        first one after the seed episodes waits, for weights that have learned anything at all.
+        With `collect: parallel` the next round begins at once and is played during the updates
+        that this round's env_steps call for. Only the first one after the seed episodes waits for
+        these updates, so that its weights have learned something.
         """
+        self._means()
         if self.collector.round is None:
             self._next_round()
         round, before = self.collector.round, self.counters.env_steps
@@ -208,17 +214,14 @@ class Trainer:
         self.summed_updates += 1
         self.counters = self.counters._replace(updates=number + 1)
         if (number + 1) % config.log_every_updates == 0:
-            means = {k: v.item() / self.summed_updates for k, v in self.sums.items()}
+            self._record("update", **self._means())
             self.sums, self.summed_updates = {}, 0
-            bad = [name for name, value in means.items() if not math.isfinite(value)]
-            if bad:
-                raise FloatingPointError(f"not finite after {number + 1} updates: {', '.join(bad)}")
-            self._record("update", **means)
         self._show()
 
     def evaluate(self) -> None:
         """Episodes of the mode action without noise, in an environment of their own; and an
         open-loop prediction of the first of them."""
+        self._means()
         c, config = self.counters, self.config
         if next_stage(self.endless, c) != Stage.EVALUATE:  # only since the budget ends here
             self.keep_common()
@@ -245,6 +248,7 @@ class Trainer:
             evaluate_returns=returns,
             evaluate_episodes=len(returns),
         )
+        self._tell_short_episodes()
         spent = self.clock.seconds()
         parts = {f"seconds_{part}": seconds for part, seconds in spent.items()}
         self._record("time", **parts, seconds_total=sum(spent.values()))
@@ -255,6 +259,38 @@ class Trainer:
         self.save_checkpoint()
 
     # Parts of them.
+
+    def _means(self) -> dict[str, float]:
+        """Means of what updates watched since their last record. Raises FloatingPointError if one
+        is not finite: asked for before weights are used or saved, and not only for records."""
+        means = {k: v.item() / self.summed_updates for k, v in self.sums.items()}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"not finite after {self.counters.updates} updates: {', '.join(bad)}"
+            )
+        return means
+
+    def _tell_short_episodes(self) -> None:
+        """Records how many episodes are too short to be sampled, if any are."""
+        assert self.replay is not None
+        short, share = self.replay.short_episodes, self._short_share()
+        if not short:
+            return
+        self._record("replay", short_episodes=short, short_episodes_share=share)
+        if share > MUCH_TOO_SHORT and not self.told_short_episodes:
+            self.told_short_episodes = True
+            print(
+                f"warning: {short} of {self.counters.episodes} episodes are shorter than a "
+                f"sequence (length {self.config.length} agent_steps, with the reset) and are never "
+                "trained on; set a smaller length",
+                file=sys.stderr,
+            )
+
+    def _short_share(self) -> float:
+        if self.replay is None or not self.counters.episodes:
+            return 0.0
+        return self.replay.short_episodes / self.counters.episodes
 
     def _save_prediction(self, episode: Episode) -> None:
         c = self.counters
@@ -273,7 +309,14 @@ class Trainer:
         due = updates_due(self.config, c)
         env_steps = c.env_steps if env_steps is None else env_steps
         self.on_progress(
-            Progress(env_steps, c.updates, due, self.episode_return, self.evaluate_return)
+            Progress(
+                env_steps,
+                c.updates,
+                due,
+                self.episode_return,
+                self.evaluate_return,
+                self._short_share(),
+            )
         )
 
     def _check_stop(self) -> None:
@@ -295,6 +338,7 @@ class Trainer:
     def save_checkpoint(self, common: bool = False) -> None:
         """Everything that `resume` needs; replay and metrics are in files already, so only where
         they stand is saved. It is written while training goes on."""
+        self._means()
         replay, metrics, c = self.replay, self.metrics, self.counters
         assert replay is not None
         content = {
@@ -376,15 +420,15 @@ class Trainer:
         replay = Replay(
             self.run_dir / run_folder.REPLAY, self.space.size, self.config.length, cursor
         )
-        forecast_bytes = forecast(self.config, self.space.size).disk_bytes
-        needed = forecast_bytes - cursor.agent_steps * replay.step_bytes
+        expected = forecast(self.config, self.space.size)
+        needed = replay.disk_bytes(expected.steps - cursor.agent_steps)
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
-                f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
-                f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
+                f"{self.run_dir}: replay will need {size_text(needed)} more, and only "
+                f"{size_text(free)} are free; free some, or set --results to another disk"
             )
-        self.source = on_device(replay, forecast_bytes, self.device)
+        self.source = on_device(replay, expected.raw_bytes, self.device)
         return replay
 
     def close(self) -> None:

@@ -100,6 +100,21 @@ def metrics_of(spec: Spec) -> list[dict]:
     return [r for r in map(json.loads, lines) if r["kind"] != "time"]
 
 
+def worker(spec: Spec) -> subprocess.Popen[bytes]:
+    """The process that executes a run, with an open stdin."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suites.execution.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+    )
+    assert process.stdin is not None
+    process.stdin.write(spec.to_json().encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

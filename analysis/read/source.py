@@ -12,7 +12,8 @@ from dreamer.errors import UserError
 
 METRICS = ("evaluate_return", "episode_return")  # always read
 UNKNOWN_ATTEMPT = 0  # attempts are numbered from 1
-PROVENANCE_KEYS = ("code", "started", "executor", "command", "renderer", "overrides", "suites")
+PROVENANCE_KEYS = ("code", "started", "executor", "command", "renderer", "overrides", "suites",
+                   "own")  # fmt: skip
 
 
 class Points(NamedTuple):

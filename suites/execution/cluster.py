@@ -14,7 +14,6 @@ results folder see the same states. Accounting (`sacct`) is not needed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -37,7 +36,7 @@ from slurm.snapshot import snapshot
 from suites.execution.executor import Capacity, Executor, Found, Request, Withdrawn
 from suites.execution.spec import WORKER, Spec
 from suites.record import provenance
-from suites.record.folder import make_folder, state_of
+from suites.record.folder import flock, look, make_folder
 
 SUBMISSIONS = "submissions.jsonl"
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
@@ -161,12 +160,11 @@ def _append(results: Path, **entry: Any) -> None:
 def _locked(results: Path) -> Iterator[None]:
     """Lets one process at a time submit or cancel; others wait."""
     make_folder(home(results))
-    with open(home(results) / "lock", "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    path = home(results) / "lock"
+    with open(path, "ab") as file:
+        if not flock(file, path):
             print("waiting for another submission to end", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flock(file, path, wait=True)
         yield
 
 
@@ -228,7 +226,8 @@ def _with_job(state: State, status: run_folder.StatusRecord | None, job: Queued)
 def _without_queue(state: State, status: run_folder.StatusRecord | None, problem: str) -> Found:
     if state in (State.RUNNING, State.FAILED):
         return state, status
-    text = f"SLURM may have it and cannot be asked: {problem}"
+    hint = "if it is gone for good: suites.cancel --forget"
+    text = f"SLURM may have it and cannot be asked: {problem} ({hint})"
     return State.UNKNOWN, {**(status or {}), "slurm": problem, "unsure": text}
 
 
@@ -308,8 +307,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
 
 def _is_taken(spec: Spec, slot: Slot | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
-    status = run_folder.read_status(spec.folder)
-    state = state_of(spec.folder, status, spec.config)
+    state, status = look(spec.folder, spec.config)
     job = queue.get((slot.submission.name, slot.array_task)) if slot else None
     if job is not None:
         state, _ = _with_job(state, status, job)
@@ -418,9 +416,7 @@ def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, S
 
 def _state(results: Path, run_id: str, submission: Submission) -> State:
     """The state by the run's own records, seen from the budget that was submitted."""
-    folder = run_folder.run_path(results, run_id)
-    status = run_folder.read_status(folder)
-    state = state_of(folder, status)
+    state, status = look(run_folder.run_path(results, run_id))
     budget = submission.budgets.get(run_id, 0)
     unfinished = state == State.DONE and not run_folder.is_complete(status or {}, budget)
     return State.STOPPED if unfinished else state

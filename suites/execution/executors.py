@@ -11,7 +11,7 @@ from suites.execution.cluster import Slurm
 from suites.execution.debug import Debug
 from suites.execution.executor import Executor, Found
 from suites.execution.local import Local
-from suites.record.folder import state_of
+from suites.record.folder import look
 
 FALLBACK = Local()  # where a suite's own executor cannot be used
 EXECUTORS: dict[str, Executor] = {e.name: e for e in (FALLBACK, Slurm(), Debug())}
@@ -22,11 +22,10 @@ def states(results: Path, configs: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
     `configs`: the settings by run_id; a state is seen from their budget.
     """
-    found: dict[str, Found] = {}
-    for run_id, config in configs.items():
-        folder = run_folder.run_path(results, run_id)
-        status = run_folder.read_status(folder)
-        found[run_id] = (state_of(folder, status, config), status)
+    found: dict[str, Found] = {
+        run_id: look(run_folder.run_path(results, run_id), config)
+        for run_id, config in configs.items()
+    }
     for executor in EXECUTORS.values():
         found = executor.states(results, found)
     return found

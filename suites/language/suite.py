@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.config import PRESETS, check_together, outcome_values
-from dreamer.errors import ConfigError, UserError, nearest
+from dreamer.errors import ConfigError, UserError, nearest, one_line
 from suites.execution.executors import EXECUTORS, FALLBACK
 from suites.language import nodes
 from suites.language.axes import (
@@ -50,12 +50,13 @@ from suites.language.axes import (
 )
 from suites.language.figures import Shown, published_method, shown
 from suites.language.identity import SETTINGS, preset_settings, run_id
-from suites.language.nodes import Node, one_line, show
+from suites.language.nodes import Node, show
 
 SUITE_KEYS = (
     "about", "include", "seeds", "task_sets", "grid", "zip", "tasks", "exclude", "executor",
     "profile", "workers", "runs_per_gpu", "observers", "published", "figures", "x", "scale",
 )  # fmt: skip
+MAX_INCLUDES = 50  # one inside another
 
 
 class Run(NamedTuple):
@@ -87,7 +88,7 @@ def expand(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Suit
 
     Raises UserError with file, line and key path.
     """
-    return _expand(Path(path), check_overrides(overrides or {}), ())
+    return _expand(Path(path), check_overrides(overrides or {}), (), {})
 
 
 def merge(suites: Iterable[Suite]) -> list[Run]:
@@ -115,7 +116,10 @@ def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict
 # --- One file -------------------------------------------------------------------------------------
 
 
-def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) -> Suite:
+def _expand(
+    path: Path, overrides: dict[str, Any], parents: tuple[Path, ...], known: dict[Path, Suite]
+) -> Suite:
+    """`parents`: the files that include this one; `known`: what was expanded already."""
     root = nodes.load(path)
     body = root.mapping()
     for key, node in body.items():
@@ -130,9 +134,13 @@ def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) ->
             nodes.read(included)
         except UserError as error:
             raise entry.error(str(error)) from None
-        if included.resolve() in parents:
+        place = included.resolve()
+        if place in parents:
             raise entry.error(f"{entry.value} includes itself")
-        suite = _expand(included, overrides, parents)
+        if len(parents) > MAX_INCLUDES:
+            raise entry.error(f"more than {MAX_INCLUDES} files that include one another")
+        suite = known.get(place) or _expand(included, overrides, parents, known)
+        known[place] = suite
         for run in suite.runs:
             _add(runs, run._replace(suites=(*run.suites, name)))
     own = [

@@ -13,7 +13,7 @@ from dreamer.errors import UserError
 from dreamer.run_folder import State
 from suites.language.identity import recorded_ids
 from suites.language.suite import Run
-from suites.record.folder import state_of
+from suites.record.folder import look
 from suites.record.metrics import read_metrics
 
 
@@ -39,6 +39,7 @@ class RunContents(NamedTuple):
     line_problems: list[str]
     returns: int | None  # hash of the training episodes' returns
     provenances: dict[int, dict[str, Any]]  # provenance.json by attempt
+    damaged: list[int]  # attempts whose provenance.json is there and cannot be read
 
 
 def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
@@ -65,7 +66,7 @@ def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
 def read(results: Path, run: Run) -> RunContents:
     """Reads the run's folder in `results`. Missing or damaged parts are empty or None."""
     folder = run_folder.run_path(results, run.run_id)
-    status = run_folder.read_status(folder)
+    state, status = look(folder, run.config)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
     numbers = run_folder.attempts(folder)
@@ -76,11 +77,17 @@ def read(results: Path, run: Run) -> RunContents:
     return RunContents(
         run=run,
         folder=folder,
-        state=state_of(folder, status, run.config),
+        state=state,
         status=status or {},
         config=run_folder.read_json(folder / run_folder.CONFIG),
         metrics=metrics,
         line_problems=problems,
         returns=hash(tuple(returns)) if len(returns) > 1 else None,
         provenances={n: found for n, found in provenances.items() if found is not None},
+        damaged=[
+            n
+            for n, found in provenances.items()
+            if found is None
+            and os.path.lexists(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE)
+        ],
     )
