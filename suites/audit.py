@@ -192,16 +192,11 @@ def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
         if not _whole(path):
             older = "" if r.state == State.DONE else ": the one before is used"
             yield path, f"delete it{older}"
-    last = max(run_folder.attempts(r.folder), default=0)
     for number, provenance in r.provenances.items():
         if r.state != State.DONE or number != r.status.get("attempt"):
             continue  # it was stopped, perhaps while it copied; the attempt that ended has them all
         for name, checksum in (provenance.get("artifacts") or {}).items():
             copy = run_folder.sacred_run_path(results, r.run.run_id, number) / f"run_{name}"
-            if number != last:  # a larger budget has changed the run's own files since
-                if not _is(copy, checksum):
-                    yield copy, "nothing: it is of a smaller budget; the run's own files are whole"
-                continue
             for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
                 if not _is(path, checksum):
                     yield path, f"copy {other} over it, if that one is whole"

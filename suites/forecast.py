@@ -210,11 +210,11 @@ def text(forecast: Forecast, free: float) -> str:
     lines += [f"          {kind}: never measured; {pace}" for kind in forecast.assumed]
     short = ": too small" if forecast.disk_gb > free else ""
     lines.append(
-        f"disk      {_amount(forecast.disk_gb)} GB more at its peak, replay and checkpoints; "
-        f"{_amount(free)} GB are free{short}"
+        f"disk      {size_text(forecast.disk_gb * 1e9)} more at its peak, replay and checkpoints; "
+        f"{size_text(free * 1e9)} are free{short}"
     )
     if forecast.memory_gb is not None:
-        lines.append(f"memory    {_amount(forecast.memory_gb)} GB per run")
+        lines.append(f"memory    {size_text(forecast.memory_gb * 1e9)} per run")
     lines += [f"          {note}" for note in forecast.notes]
     return "\n".join(lines)
 

@@ -357,7 +357,7 @@ def test_a_plan_names_its_sources_and_days_of_work_need_a_yes(tmp_path):
     options = ("suites/figure6.yaml", "--executor", "local", "--results", tmp_path)
     plan = command("run", *options, "--plan")
     assert plan.returncode == 0
-    assert "120 missing" in plan.stdout and "GB more at its peak" in plan.stdout
+    assert "120 missing" in plan.stdout and "more at its peak" in plan.stdout
     assert "env_steps/s" in plan.stdout
     refused = command("run", *options)
     assert refused.returncode == 2
