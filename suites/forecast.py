@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.run_folder import State
+from dreamer.run_folder import State, size_text
 from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
 from suites.language.identity import preset_settings
@@ -121,7 +121,7 @@ def _peak_bytes(runs: Sequence[Run], done_steps: Mapping[str, int], workers: int
     for run in runs:
         config, done = run.config, done_steps[run.run_id]
         growth = replay_bytes(config, max(0, config["env_steps"] - done))
-        if config.get("keep_replay", "always") == "always":
+        if config["keep_replay"] == "always":
             kept += growth
         else:
             passing.append(growth)

@@ -52,9 +52,10 @@ def recorded_ids(
         if _prefix(old) not in prefixes:
             continue
         config = BEFORE | dict(config_of(old) or {})
-        if set(SETTINGS) - set(config):
+        try:
+            new = run_id(config)
+        except (KeyError, TypeError):  # not all of its settings are recorded
             continue
-        new = run_id(config)
         if new in missing and config["env_steps"] > budgets.get(new, 0):
             found[new], budgets[new] = old, config["env_steps"]
     return found

@@ -250,10 +250,10 @@ def test_a_legend_names_every_setting_that_differs_and_no_common_one(made):
     drawn = made[2]
     assert labels(drawn["zipped"]["curves"].figure) == [
         "Reconstruction, free nats 3", "Contrastive, free nats 1", "Reward only, free nats 0.5",
-        "Best published",
+        "Random actions", "Best published",
     ]  # fmt: skip
     assert labels(drawn["figure11"]["curves"].figure) == [
-        "Action repeat 1", "Action repeat 2", "Action repeat 4", "D4PG", "A3C"
+        "Action repeat 1", "Action repeat 2", "Action repeat 4", "Random actions", "D4PG", "A3C"
     ]  # fmt: skip
     assert labels(drawn["plain"]["curves"].figure) == ["Dreamer"]
     # A setting that a behaviour does not use is not named with it.

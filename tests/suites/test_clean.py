@@ -12,7 +12,7 @@ from suites.execution import cluster
 from suites.language.suite import expand
 from suites.record.folder import locked
 
-LINE = SUITE.replace("seeds: 3", "seeds: 2")
+LINE = SUITE.replace("seeds: 3", "seeds: 2\nkeep_replay: always")
 
 
 @pytest.fixture(scope="module")

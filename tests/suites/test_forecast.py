@@ -21,8 +21,9 @@ def test_the_disk_at_its_peak_follows_how_long_replay_is_kept(tmp_path):
     runs = expand(suite_file(tmp_path, SUITE), {"seeds": 5, "env_steps": 100_000}).runs
     each = forecast.replay_bytes(runs[0].config, 100_000) / 1e9
     kept = 5 * forecast.CHECKPOINTS * CHECKPOINT_MB / 1e3
-    assert plan(runs, 2).disk_gb == pytest.approx(5 * each + kept)
-    passing = [r._replace(config={**r.config, "keep_replay": "until_done"}) for r in runs]
+    staying = [r._replace(config={**r.config, "keep_replay": "always"}) for r in runs]
+    assert plan(staying, 2).disk_gb == pytest.approx(5 * each + kept)
+    passing = runs  # the default: until a run is done
     assert plan(passing, 2).disk_gb == pytest.approx(2 * each + kept)
     assert plan(passing, 9).disk_gb == pytest.approx(5 * each + kept)
     assert plan(passing, 2, done=75_000).disk_gb == pytest.approx(2 * each / 4)

@@ -72,7 +72,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 def done(tmp_path_factory) -> tuple[Path, Path]:
     """(suite, results) of a suite that ran through, two runs at a time."""
     folder = tmp_path_factory.mktemp("done")
-    suite, results = written(folder, SUITE), folder / "results"
+    suite, results = written(folder, SUITE + "keep_replay: always\n"), folder / "results"
     ended = command("run", suite, "--results", results, "--workers", 2)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "3 done"
