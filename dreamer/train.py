@@ -7,7 +7,6 @@ again continues from its last checkpoint and repeats, bit for bit on a CPU, what
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import warnings
@@ -335,7 +334,10 @@ class Trainer:
 def _keep_config(config: Config, path: Path) -> None:
     """Writes the run's configuration; refuses a folder that belongs to another one."""
     if path.exists():
-        old = config_from_dict(json.loads(path.read_text()))
+        found = run_folder.read_json(path)
+        if found is None:
+            raise UserError(f"{path}: damaged; restore it, or use another folder")
+        old = config_from_dict(found)
         old_outcome, outcome = outcome_dict(old), outcome_dict(config)
         differing = [key for key in outcome if outcome[key] != old_outcome[key]]
         if differing:

@@ -23,7 +23,7 @@ from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import BEFORE
-from dreamer.errors import UserError, nearest
+from dreamer.errors import UserError, nearest, printable
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
@@ -201,7 +201,7 @@ def _is(path: Path, checksum: str | None) -> bool:
 def _end(path: Path) -> bytes:
     """The last two bytes of a file, by which a JSON file that was cut is seen."""
     try:
-        with open(path, "rb") as file:
+        with run_folder.reading(path) as file:
             file.seek(-2, os.SEEK_END)
             return file.read()
     except OSError:
@@ -298,7 +298,7 @@ def text(findings: Sequence[Finding], runs: int) -> str:
         attempt = f" attempt {f.attempt}" if f.attempt else ""
         lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
     lines.append(f"{runs} runs, {len(findings)} findings" if findings else f"{runs} runs, all well")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def describe(results: Path, run_id: str) -> str:
@@ -319,7 +319,7 @@ def describe(results: Path, run_id: str) -> str:
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _describe_attempt(folder: Path, number: int) -> list[str]:

@@ -56,7 +56,7 @@ class FileSource:
                 continue
             digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino};".encode())
         try:
-            with open(record, "rb") as file:
+            with run_folder.reading(record) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 512))
                 digest.update(file.read())
         except FileNotFoundError:
@@ -79,7 +79,7 @@ class FileSource:
             for number in run_folder.attempts(folder)
         ]
         path = folder / run_folder.METRICS
-        data = path.read_bytes() if path.exists() else b""
+        data = run_folder.read_bytes(path) if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
         points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return run_row(run_id, config, attempts, points, warnings)
@@ -89,7 +89,7 @@ class FileSource:
 
     def prediction(self, run_id: str) -> bytes | None:
         path = self.folder(run_id) / run_folder.PREDICTION
-        return path.read_bytes() if path.exists() else None
+        return run_folder.read_bytes(path) if path.exists() else None
 
 
 def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str]]:
@@ -184,7 +184,7 @@ def _lenient(line: bytes) -> Any:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is no file. Raises UserError if it is damaged."""
     try:
-        data = path.read_bytes()
+        data = run_folder.read_bytes(path)
     except FileNotFoundError:
         return None
     found = _lenient(data)
