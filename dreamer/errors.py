@@ -24,6 +24,11 @@ class ConfigError(UserError):
         self.message = message
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 run, 2 runs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest valid one, else all of them."""
     known = sorted(names)

@@ -35,8 +35,9 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dreamer.errors import one_line
 
@@ -175,7 +176,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def reading(path: Path | str) -> Iterator[BinaryIO]:
+def reading(path: Path | str) -> Iterator[BufferedReader]:
     """The file, open for reading. Raises OSError, also for what is no file: a pipe or a device
     could keep a reader for ever."""
     try:

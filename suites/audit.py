@@ -23,7 +23,7 @@ from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import BEFORE
-from dreamer.errors import UserError, nearest, printable
+from dreamer.errors import UserError, counted, nearest, printable
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
@@ -247,7 +247,8 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for version, attempts in users.items():
             if version != usual:
                 run_id, number = attempts[0]
-                text = f"{len(attempts)} attempts have {name} {version}, most have {usual}"
+                count = counted(len(attempts), "attempt")
+                text = f"{count} with {name} {version}, most have {usual}"
                 yield Finding(
                     f"{name} differs",
                     run_id,
@@ -297,7 +298,8 @@ def text(findings: Sequence[Finding], runs: int) -> str:
     for f in findings:
         attempt = f" attempt {f.attempt}" if f.attempt else ""
         lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
-    lines.append(f"{runs} runs, {len(findings)} findings" if findings else f"{runs} runs, all well")
+    found = counted(len(findings), "finding") if findings else "all well"
+    lines.append(f"{counted(runs, 'run')}, {found}")
     return "\n".join(map(printable, lines))
 
 
@@ -315,7 +317,8 @@ def describe(results: Path, run_id: str) -> str:
     for number in run_folder.attempts(folder):
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
-    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(problems)} problems")
+    count = counted(len(metrics), "record")
+    lines.append(f"  {count} in metrics.jsonl, {counted(len(problems), 'problem')}")
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from suites import command
 from suites.language.suite import Run
 from suites.record import mongo_urls
@@ -47,7 +47,7 @@ def send(results: Path, runs: Sequence[Run], servers: Sequence[Server]) -> str:
         for server in servers:
             with mongo_urls.failures_told(server.url):
                 sent += server.push(contents)
-    return f"{', '.join(server.name for server in servers)}: {sent} missing items sent"
+    return f"{', '.join(server.name for server in servers)}: {counted(sent, 'missing item')} sent"
 
 
 if __name__ == "__main__":

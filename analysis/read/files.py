@@ -16,6 +16,7 @@ import orjson
 from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
 from dreamer import run_folder
 from dreamer.errors import UserError
+from suites.record.metrics import read_metrics, values_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class FileSource:
         points, warnings = parse_metrics(data, metrics)
         points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return run_row(run_id, config, attempts, points, warnings)
+
+    def metric_names(self, run_id: str) -> list[str]:
+        records, _ = read_metrics(self.folder(run_id) / run_folder.METRICS)
+        return sorted(values_of(records))
 
     def status(self, run_id: str) -> dict[str, Any]:
         return run_folder.read_status(self.folder(run_id)) or {}
