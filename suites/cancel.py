@@ -37,7 +37,8 @@ def cancel(options: argparse.Namespace) -> int:
         return 0
     jobs = sum(len(withdrawn.jobs) for withdrawn in done)
     cancelled = counted(jobs, "job")
-    print(f"queued or running: {had} of {counted(len(runs), 'run')}; {cancelled} cancelled")
+    were = "was" if len(runs) == 1 else "were"
+    print(f"{had} of {counted(len(runs), 'run')} {were} queued or running; {cancelled} cancelled")
     return 0
 
 

@@ -319,7 +319,8 @@ def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
         if begun and begun != version:
             older[begun] = older.get(begun, 0) + 1
     for begun, count in older.items():
-        note(f"{counted(count, 'run')} begun with code {begun} go on with {version}")
+        goes = "goes" if count == 1 else "go"
+        note(f"{counted(count, 'run')} begun with code {begun} {goes} on with {version}")
 
 
 if __name__ == "__main__":
