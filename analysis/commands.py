@@ -17,12 +17,12 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.summary import Summary, summarise
-from analysis.count.verdict import CAVEAT, MARGIN, as_json, overall
+from analysis.count.verdict import CAVEAT, MARGIN, TESTS, as_json, overall
 from analysis.draw.save import save_figure, save_tables
 from analysis.draw.suite import draw_suite
 from analysis.draw.tables import verdict_text
 from analysis.read.curves import read_curves, released_entries, write_released
-from analysis.read.frame import load_suite
+from analysis.read.frame import as_recorded, load_suite
 from analysis.read.mongo import opened
 from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
@@ -33,6 +33,7 @@ from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.nodes import show
 from suites.language.suite import Suite, expand, find_suite
+from suites.record.scores import WINDOW_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,15 +75,16 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--all", action="store_true", help="all suites in suites/; list those without results")
     add("--out", type=Path, help="default: RESULTS/figures")
     add("--band", choices=sorted(statistics.BANDS), default="sd", help="default: sd")
-    add("--last", type=int, default=statistics.LAST_EVALUATIONS,
-        help="number of evaluations that a final score averages; default: 5")  # fmt: skip
+    add("--last", type=int,
+        help=f"average so many evaluations for a final score; default: those in {WINDOW_WORDS}",
+    )  # fmt: skip
     add("--at", type=env_steps, help="ignore everything after so many env_steps (2e6)")
     add("--export", type=Path, help="write our curves as JSON in the released format")
     add("--html", type=Path, help="write everything into one self-contained page")
     options = parser.parse_args(argv)
     options.suite += options.suites
     options.out = options.out or options.results / "figures"
-    if not 1 <= options.last <= 10**9:
+    if options.last is not None and not 1 <= options.last <= 10**9:
         raise UserError(f"--last {show(options.last)}: from 1 to 1e9")
     if options.suite and options.all:
         raise UserError("--all and suites: one of the two")
@@ -127,6 +129,7 @@ def make_suite(
 
     Returns its section of the report and its curves in the released format.
     """
+    suite = as_recorded(source, suite)
     loaded = load_suite(source, suite, options.metric)
     if loaded.frame.empty:
         return None
@@ -137,7 +140,7 @@ def make_suite(
     if summary.curves.empty:
         names = {name for run_id in loaded.runs["run_id"] for name in source.metric_names(run_id)}
         raise UserError(
-            f"--metric {options.metric}: {suite.name} has no values of it; "
+            f"{suite.name}: no values of {show(options.metric)[1:-1]}; "
             + (nearest(options.metric, names) if names else "nor of any other metric")
         )
     predictions, damaged = read_predictions(source, summary.runs)
@@ -183,7 +186,8 @@ def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--suite", type=Path, dest="named", help=argparse.SUPPRESS)
     add("--method", help=f"default: the suite's {DREAMER}")
     add("--margin", type=float, default=MARGIN,
-        help="smallest difference that matters, in points; default: 100")  # fmt: skip
+        help="smallest difference that matters, in points, but at most half of what the released "
+        "agent learned; default: 100")  # fmt: skip
     add("--at", type=env_steps, help="compare at so many env_steps at most (1e6)")
     add("--format", choices=("text", "json"), default="text")
     add("--json", action="store_const", dest="format", const="json", help=argparse.SUPPRESS)
@@ -208,14 +212,16 @@ def reproduction(options: argparse.Namespace) -> int:
         return 0
     if summary.synthetic:
         print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
-    print(verdict_text(verdict.tasks))
-    print(f"\n{overall(verdict.tasks)['statement']}\nReleased scores: {released}. {CAVEAT}")
+    print(f"{overall(verdict.tasks)['statement']}\n\n{verdict_text(verdict.tasks)}")
+    print(f"\nScores: {summary.final_words()}. Intervals: 95 %. {TESTS}")
+    print(f"Released scores: {released}. {CAVEAT}")
     return 0
 
 
 def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
     suite = expand(find_suite(options.suite))
     with opened(options.results, options.mongo) as source:
+        suite = as_recorded(source, suite)
         loaded = load_suite(source, suite, options.metric)
         if loaded.frame.empty:
             raise UserError(f"no results of {suite.name} in {source}")

@@ -24,6 +24,10 @@ class ConfigError(UserError):
         self.message = message
 
 
+class DamagedError(UserError, ValueError):
+    """A file does not hold what was written to it. Names the file and what to do."""
+
+
 def counted(count: int, noun: str) -> str:
     """A count with its noun: 1 run, 2 runs."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
@@ -34,6 +38,10 @@ def nearest(name: object, names: Iterable[str]) -> str:
     known = sorted(names)
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else "choose from " + ", ".join(known)
+
+
+class KilledError(Exception):
+    """A process that training needs was killed from outside. The run can be continued."""
 
 
 def shorten(text: str, most: int = 60) -> str:

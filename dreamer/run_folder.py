@@ -141,9 +141,10 @@ def attempts(folder: Path | str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def checkpoint_name(env_steps: int, updates: int) -> str:
-    """Names sort as the checkpoints were saved."""
-    return f"checkpoint-{env_steps:010d}-{updates:09d}.pt"
+def checkpoint_name(env_steps: int, updates: int, common: bool = False) -> str:
+    """Names sort as the checkpoints were saved. `common`: the last one that a run with a larger
+    budget has too."""
+    return f"checkpoint-{env_steps:010d}-{updates:09d}{'.common' if common else ''}.pt"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -257,6 +258,15 @@ def read_status(folder: Path) -> StatusRecord | None:
 def _is_number(value: Any) -> bool:
     kinds = (int, float, type(None))
     return type(value) in kinds and (value is None or (math.isfinite(value) and abs(value) < _MOST))
+
+
+def is_complete(status: StatusRecord, env_steps: int) -> bool:
+    """Whether a run with this status is complete up to this budget."""
+    if status.get("status") != Status.COMPLETED:
+        return False
+    steps = [status.get(key) for key in ("budget_env_steps", "env_steps")]
+    known = [count for count in steps if count is not None]
+    return not known or max(known) >= env_steps
 
 
 def sha256(path: Path) -> str:

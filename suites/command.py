@@ -15,6 +15,7 @@ from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS, overrides_of
 from suites.language.nodes import scalar, show
 from suites.language.suite import Run, Suite, check_overrides, expand, find_suite, merge
+from suites.record.contents import as_recorded
 
 __all__ = ["Parser", "chosen", "group_by_seed", "main", "parser", "select"]
 SELECTABLE = ("run_id", "suites", *SETTINGS)
@@ -40,6 +41,7 @@ def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     """The whole suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
     suites = [expand(find_suite(path), settings) for path in options.suites]
+    suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
 
 

@@ -16,9 +16,10 @@ PACKAGES = ("dreamer", "suites", "slurm", "analysis")
 # The core, from the ground up: a file imports only files above it.
 CORE = [
     *("errors", "command_line", "variants", "config", "run_folder", "machine", "seeding"),
-    *("envs.simulators", "envs.toys", "envs.adapters", "envs.first_frame", "envs.rendering"),
-    *("envs.control_suite", "envs.tasks", "envs.environment"),
-    *("replay", "distributions", "views", "fast.products", "fast.gru", "fast.convolutions"),
+    *("envs.simulators", "envs.checked", "envs.toys", "envs.first_frame", "envs.rendering"),
+    *("envs.adapters", "envs.control_suite", "envs.tasks", "envs.environment"),
+    *("replay_files", "replay", "distributions", "views"),
+    *("fast.products", "fast.gru", "fast.convolutions"),
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),
     *("planner", "agent", "checkpoint", "episodes", "schedule", "recording", "video", "prediction"),
@@ -141,6 +142,7 @@ SHARED_WITH_SLURM = {
     "suites.language.nodes",
     "suites.execution.environment",
     "suites.execution.spec",
+    "suites.record.folder",
 }
 
 

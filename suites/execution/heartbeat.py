@@ -17,6 +17,7 @@ from dreamer.config import Config
 from dreamer.errors import describe
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.spec import Spec
+from suites.record.folder import taken_over
 
 if TYPE_CHECKING:
     from dreamer.train import Progress
@@ -53,6 +54,7 @@ class StatusFile:
             "attempt": attempt,
             "budget_env_steps": config.env_steps,
             **{key: before.get(key) for key in kept},
+            "short_episodes": None,
             "env_steps_per_second": None,
             "seconds_left": None,
             "started": run_folder.now(),
@@ -87,6 +89,7 @@ class StatusFile:
                 updates_due=latest.updates_due,
                 episode_return=latest.episode_return,
                 evaluate_return=latest.evaluate_return,
+                short_episodes=round(latest.short_episodes, 4),
             )
             self._estimate(latest.env_steps)
 
@@ -123,6 +126,8 @@ class StatusFile:
     def _write(self, last: bool = False) -> None:
         with self._lock:
             if self._ended.is_set() and not last:
+                return
+            if taken_over(self._path.parent, self.status["attempt"]):
                 return
             self.status["heartbeat"] = run_folder.now()
             copy = dict(self.status)

@@ -25,7 +25,7 @@ from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
 from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec, last_words
-from suites.record.folder import locked, make_folder
+from suites.record.folder import NoLocksError, locked, make_folder
 from suites.record.provenance import ROOT
 
 POLL_S = 0.2
@@ -135,7 +135,8 @@ class _Pool:
             worker.process.stdin.close()
         code = worker.process.returncode
         if code == EXIT_BUSY:
-            self.display.ended(worker.spec, {}, _last_line(output))
+            taken_over = f"{worker.spec.run_id}: another process has taken it over"
+            self.display.ended(worker.spec, {}, _last_line(output) or taken_over)
         else:
             self.display.ended(worker.spec, _ending(worker, code, output), "")
 
@@ -184,6 +185,8 @@ def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
         make_folder(spec.folder)
         with locked(spec.folder):
             run_folder.write_json(spec.folder / run_folder.STATUS, status)
+    except NoLocksError:  # the worker has recorded that itself
+        pass
     except (OSError, UserError) as error:  # the disk is full, say
         note = f"{spec.run_id}: its status is not recorded: {describe(error)}"
         print(note, file=sys.stderr)

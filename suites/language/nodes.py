@@ -57,6 +57,14 @@ class Node(NamedTuple):
         """The values of a list; a single value counts as a list of one."""
         return self.value if isinstance(self.value, list) else [self]
 
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
     def text(self) -> str:
         if not isinstance(self.value, str):
             raise self.error(f"text is expected, not {kind(self.value)}")

@@ -18,7 +18,8 @@
 Other keys say how to run it (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and
 what figures show (`about`, `published`, `figures`, `x`, `scale`: see figures.py); `task_sets` names
 lists of tasks. suites/README.md explains every key. A run is identified by its settings
-(identity.py), so a run that several suites name is one run.
+(identity.py), so a run that several suites name is one run. Its budget is no part of it: of several
+the largest counts.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.config import PRESETS, check_together
+from dreamer.config import PRESETS, check_together, outcome_values
 from dreamer.errors import ConfigError, UserError, nearest, one_line
 from suites.execution.executors import EXECUTORS, FALLBACK
 from suites.language import nodes
@@ -48,7 +49,7 @@ from suites.language.axes import (
     zip_axis,
 )
 from suites.language.figures import Shown, published_method, shown
-from suites.language.identity import SETTINGS, outcome_settings, preset_settings, run_id
+from suites.language.identity import SETTINGS, preset_settings, run_id
 from suites.language.nodes import Node, show
 
 SUITE_KEYS = (
@@ -227,7 +228,7 @@ def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[C
         task: {key: node.value for key, node in nodes.items()}
         for task, (_, nodes) in by_task.items()
     }
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     for combination in itertools.product(*axes):
         settings = dict(base_values)
         for choice in combination:
@@ -253,21 +254,22 @@ def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[C
         except ConfigError as error:
             raise _blame(root, error, final, base, by_task.get(task), combination) from None
         run = Run(run_id(config), (name,), config)
-        if run.run_id not in seen:
-            seen.add(run.run_id)
+        if (key := (run.run_id, config["env_steps"])) not in seen:
+            seen.add(key)
             yield run
 
 
 def _add(runs: dict[str, Run], run: Run) -> None:
-    """Adds a run, or its suites if the run is there already."""
+    """Adds a run, or its suites and a larger budget if the run is there already."""
     known = runs.get(run.run_id)
     if known is None:
         runs[run.run_id] = run
         return
-    if any(known.config[key] != run.config[key] for key in outcome_settings()):
+    if outcome_values(known.config) != outcome_values(run.config):
         raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
     suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
-    runs[run.run_id] = known._replace(suites=suites)
+    further = max(known, run, key=lambda one: one.config["env_steps"])
+    runs[run.run_id] = further._replace(suites=suites)
 
 
 def _blame(

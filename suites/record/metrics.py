@@ -22,8 +22,10 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(records of a metrics.jsonl, what is wrong with its lines)"""
     try:
         lines = read_bytes(path).splitlines()
-    except OSError:
+    except FileNotFoundError:
         return [], []
+    except OSError as error:
+        return [], [f"metrics.jsonl cannot be read: {error.strerror}"]
     try:  # all lines at once, which is quick; NaN and Infinity are no JSON and go below
         found = orjson.loads(b"[" + b",".join(lines) + b"]")
         if len(found) == len(lines) and _are_records(found):

@@ -5,27 +5,26 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
+from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until, worker
 
 from dreamer import run_folder
 from dreamer.config import config_from_dict
 from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
+from suites import status
 from suites.execution import heartbeat
 from suites.execution.attempt import execute
 from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
-from suites.language.suite import expand
+from suites.language.suite import Run, expand
 from suites.record import mongo_urls, sinks
-from suites.record.folder import BusyError, is_locked, locked, make_folder, state_of
+from suites.record.folder import BusyError, is_locked, locked, look, make_folder
 
 
 def provenance_of(spec: Spec, attempt: int) -> dict:
@@ -57,7 +56,7 @@ def test_a_run_leaves_its_whole_story(done):
     status = run_folder.read_status(done.folder)
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
-    assert state_of(done.folder, status) == State.DONE
+    assert look(done.folder)[0] == State.DONE
     story = provenance_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
@@ -141,7 +140,7 @@ def status_after(tmp_path, monkeypatch, moments):
     time_s = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
-    spec.folder.mkdir(parents=True)
+    run_folder.attempt_path(spec.folder, 1).mkdir(parents=True)
     config = config_from_dict(spec.config)
     status_file = heartbeat.StatusFile(spec, config, 1, "", {}, lambda status: None)
     said = []
@@ -170,6 +169,21 @@ def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
     said, _ = status_after(tmp_path, monkeypatch, moments)
     in_burst, late = said[beats.index(1010)], said[beats.index(2990) :]
     assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
+
+
+def test_status_shows_runs_whose_episodes_are_too_short(tmp_path):
+    spec = spec_in(tmp_path, task="short_episodes:make", seed_min_env_steps=100)
+    share = execute(spec)["short_episodes"]
+    assert share == run_folder.read_status(spec.folder)["short_episodes"] > 0.5
+    run = Run(spec.run_id, (), spec.config)
+    rows = status.collect(Path(spec.results), [run])
+    shown = status.text(rows, Path(spec.results))
+    assert (
+        f"too short to be sampled (see `length`), so never trained on\n  {spec.run_id}: " in shown
+    )
+    for row in rows:
+        row["short_episodes"] = 0.05
+    assert "too short" not in status.text(rows, Path(spec.results))
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
@@ -210,19 +224,6 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 # --- As a process of its own ----------------------------------------------------------------------
 
 
-def worker(spec: Spec) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "suites.execution.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
-    process.stdin.write(spec.to_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
-
-
 LONG = {"env_steps": 100_000}  # longer than anyone waits
 
 
@@ -231,7 +232,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
-    assert state_of(spec.folder, run_folder.read_status(spec.folder)) == State.RUNNING
+    assert look(spec.folder)[0] == State.RUNNING
     if how == "parent":
         process.stdin.close()  # what the worker sees when its parent is killed
     else:
@@ -240,7 +241,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     process.stdout.close()
     status = run_folder.read_status(spec.folder)
     assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
-    assert state_of(spec.folder, status) == State.STOPPED
+    assert look(spec.folder)[0] == State.STOPPED
     assert list((spec.folder / "checkpoints").glob("*.pt"))
     assert (spec.folder / "attempts/1/log.txt").exists()
 
@@ -252,8 +253,7 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = run_folder.read_status(spec.folder)
-    assert state_of(spec.folder, status) == State.DEAD
+    assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
 
