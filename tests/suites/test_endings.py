@@ -56,7 +56,8 @@ def words(module: str, *arguments: object) -> list[str]:
 
 def environment(**more: str) -> dict[str, str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/stand_ins")])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **more}
+    usual = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "", "PYTHONPATH": paths}
+    return {**os.environ, **usual, **more}
 
 
 def typed(module: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
