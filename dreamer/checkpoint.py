@@ -29,7 +29,7 @@ def save_checkpoint(folder: Path, name: str, content: dict[str, Any]) -> Path:
         torch.save(content, file)
         _flush(file)
     line = f"{run_folder.sha256(partial)}  {path.name}\n"
-    with open(run_folder.checksum_path(path), "w") as file:
+    with run_folder.replacing(run_folder.checksum_path(path)) as whole, open(whole, "w") as file:
         file.write(line)
         _flush(file)
     os.replace(partial, path)
