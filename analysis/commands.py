@@ -32,11 +32,11 @@ from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
 from analysis.report import report
 from analysis.variants import DEFAULT_REPRESENTATION, DREAMER
-from dreamer.errors import UserError, nearest
+from dreamer.errors import UserError, counted, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.nodes import show
-from suites.language.suite import Suite, expand
+from suites.language.suite import Suite, expand, find_suite
 from suites.record.scores import WINDOW_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,8 +73,9 @@ def env_steps(text: str) -> int:
 def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser("Draw a suite's figures and tables from its records.")
     add = parser.add_argument
-    add("--suite", type=Path, nargs="+", action="extend", default=[],
-        help="suite files; default: every suite with results")  # fmt: skip
+    add("suites", nargs="*", type=Path, metavar="SUITE",
+        help="suites; default: every suite with results")  # fmt: skip
+    add("--suite", type=Path, nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
     add("--all", action="store_true", help="all suites in suites/; list those without results")
     add("--out", type=Path, help="default: RESULTS/figures")
     add("--band", choices=sorted(statistics.BANDS), default="sd", help="default: sd")
@@ -85,11 +86,12 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--export", type=Path, help="write our curves as JSON in the released format")
     add("--html", type=Path, help="write everything into one self-contained page")
     options = parser.parse_args(argv)
+    options.suite += options.suites
     options.out = options.out or options.results / "figures"
     if options.last is not None and not 1 <= options.last <= 10**9:
         raise UserError(f"--last {show(options.last)}: from 1 to 1e9")
     if options.suite and options.all:
-        raise UserError("--all and --suite: one of the two")
+        raise UserError("--all and suites: one of the two")
     return options
 
 
@@ -140,7 +142,11 @@ def make_suite(
         until=options.at, reference=reference,
     )  # fmt: skip
     if summary.curves.empty:
-        raise UserError(f"{suite.name}: no values of {options.metric} in {len(loaded.runs)} runs")
+        names = {name for run_id in loaded.runs["run_id"] for name in source.metric_names(run_id)}
+        raise UserError(
+            f"{suite.name}: no values of {show(options.metric)[1:-1]}; "
+            + (nearest(options.metric, names) if names else "nor of any other metric")
+        )
     predictions, damaged = read_predictions(source, summary.runs)
     summary = summary._replace(problems=summary.problems + damaged)
     drawn = draw_suite(suite.shown.figures, summary, predictions)
@@ -148,7 +154,7 @@ def make_suite(
     for one in drawn:
         save_figure(one, folder)
     save_tables(summary, folder)
-    print(f"{suite.name}: {len(drawn)} figures and tables in {folder}")
+    print(f"{suite.name}: {counted(len(drawn), 'figure')} and tables in {folder}")
     for line in summary.problems:
         print(f"  {line}")
     curves = released_entries(loaded.frame, summary.runs, options.metric)
@@ -159,10 +165,7 @@ def expand_all(paths: Sequence[Path]) -> list[Suite]:
     """The suites, each once; a suite that only includes others is replaced by them."""
     suites: dict[str, Suite] = {}
     for path in paths:
-        if not path.is_file():
-            known = [file.stem for file in (ROOT / "suites").glob("*.yaml")]
-            raise UserError(f"{path}: no such suite; {nearest(path.stem, known)}")
-        suite = expand(path)
+        suite = expand(find_suite(path))
         for one in [expand(part) for part in _included(suite)] or [suite]:
             suites[one.name] = one
     return list(suites.values())
@@ -183,14 +186,19 @@ def _included(suite: Suite) -> list[Path]:
 def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser("Do our runs reproduce the released Dreamer? A verdict per task and over all.")
     add = parser.add_argument
-    add("--suite", type=Path, required=True, help="a suite file")
+    add("suite", nargs="?", type=Path, metavar="SUITE", help="a suite")
+    add("--suite", type=Path, dest="named", help=argparse.SUPPRESS)
     add("--method", help=f"default: the suite's {DREAMER}")
     add("--margin", type=float, default=MARGIN,
         help="smallest difference that matters, in points, but at most half of what the released "
         "agent learned; default: 100")  # fmt: skip
     add("--at", type=env_steps, help="compare at so many env_steps at most (1e6)")
-    add("--json", action="store_true", help="print JSON instead of a table")
+    add("--format", choices=("text", "json"), default="text")
+    add("--json", action="store_const", dest="format", const="json", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    options.suite = options.suite or options.named
+    if options.suite is None:
+        parser.error("the following arguments are required: SUITE")
     if not 0 < options.margin < math.inf:
         raise UserError(f"--margin {options.margin}: more than 0")
     return options
@@ -203,7 +211,7 @@ def reproduction(options: argparse.Namespace) -> int:
     if not verdict.tasks:
         raise UserError(verdict.reason)
     released = str(options.reference or "results/published/scores.csv")
-    if options.json:
+    if options.format == "json":
         print(json.dumps(as_json(verdict, released, summary.synthetic), indent=2))
         return 0
     if summary.synthetic:
@@ -215,7 +223,7 @@ def reproduction(options: argparse.Namespace) -> int:
 
 
 def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
-    suite = expand(options.suite)
+    suite = expand(find_suite(options.suite))
     with opened(options.results, options.mongo) as source:
         suite = as_recorded(source, suite)
         loaded = load_suite(source, suite, options.metric)

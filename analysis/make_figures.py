@@ -1,6 +1,6 @@
 """Draw a suite's figures and tables from its records.
 
-python analysis/make_figures.py --suite suites/quickstart.yaml
+python analysis/make_figures.py suites/quickstart.yaml
 python analysis/make_figures.py                       every suite that has results
 python analysis/make_figures.py --all --html report.html
 """

@@ -1,6 +1,6 @@
 """Do our runs reproduce the released Dreamer? A verdict for each task, and one over all tasks.
 
-python analysis/reproduction.py --suite suites/figure6.yaml [--reference scores.json] [--json]
+python analysis/reproduction.py suites/figure6.yaml [--reference scores.json] [--format json]
 """
 
 from __future__ import annotations

@@ -45,14 +45,16 @@ def main(
             code = command(parse(sys.argv[1:] if arguments is None else arguments))
         except SystemExit as end:  # --help
             code = end.code if isinstance(end.code, int) else 0
-        _flush_stdout()
+        sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has ended
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except (UserError, OSError) as error:
-        print(f"error: {describe(error)}", file=sys.stderr)
+        nameless = isinstance(error, OSError) and error.filename is None
+        where = "stdout: " if nameless and _give_up_lost_stdout() else ""
+        print(f"error: {where}{describe(error)}", file=sys.stderr)
         return BAD_INPUT
     except Exception as error:
         if sys.flags.dev_mode:
@@ -61,7 +63,7 @@ def main(
         print(f"error: {describe(error)} ({hint})", file=sys.stderr)
         return BAD_INPUT
     finally:
-        _give_up_stdout_if_lost()
+        _give_up_lost_stdout()
 
 
 class _Lossy(io.FileIO):
@@ -104,19 +106,13 @@ def _listen_to_ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _flush_stdout() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UserError(f"stdout: {error.strerror}") from None
-
-
-def _give_up_stdout_if_lost() -> None:
-    """Without this Python complains when it flushes at the end."""
+def _give_up_lost_stdout() -> bool:
+    """Whether stdout cannot be written; it then leads nowhere, or Python would complain at the
+    end."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -33,6 +33,11 @@ class DamagedError(UserError, ValueError):
         self.what = what
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 run, 2 runs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest valid one, else all of them."""
     known = sorted(names)
@@ -50,12 +55,15 @@ def shorten(text: str, most: int = 60) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text as one line that a terminal shows as it is: without line breaks, with control
-    characters (escape sequences, say) written as \\x1b, and cut where it is very long."""
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return shorten(text, MAX_LINE)
+    """The text as one printable line, cut where it is very long."""
+    return shorten(printable(" ".join(text.split())), MAX_LINE)
+
+
+def printable(line: str) -> str:
+    """The line with its control characters, such as those of escape sequences, written as \\x1b."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def describe(error: BaseException) -> str:

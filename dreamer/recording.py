@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.errors import DamagedError
+from dreamer.errors import DamagedError, UserError
 
 Record = dict[str, Any]
 
@@ -62,6 +62,8 @@ class Metrics:
 
     def __init__(self, run_dir: Path, log: Callable[[Record], None]):
         self._path, self._log = run_dir / run_folder.METRICS, log
+        if self._path.exists() and not self._path.is_file():  # a pipe would wait for a reader
+            raise UserError(f"{self._path}: not a regular file; move it away")
         self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
 
     def append(self, record: Record) -> None:

@@ -38,6 +38,7 @@ import stat
 import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,11 @@ def checksum_path(path: Path) -> Path:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends: readers see the old file or
-    the whole new one. An error in the block leaves the old file."""
+    the whole new one. An error in the block leaves the old file; a folder or a device is never
+    replaced."""
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, "not a file that can be written", str(path))
     partial = path.with_name(f".partial-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield partial
@@ -192,15 +197,27 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. Raises OSError, also for what is no file: a pipe or a device could
-    keep a reader for ever."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[BufferedReader]:
+    """The file, open for reading. Raises OSError, also for what is no file: a pipe or a device
+    could keep a reader for ever."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a null character in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises OSError as `reading` does."""
+    with reading(path) as file:
         return file.read()
 
 
@@ -275,7 +292,7 @@ def is_complete(status: StatusRecord, env_steps: int) -> bool:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
+    with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

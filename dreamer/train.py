@@ -3,16 +3,24 @@
 Everything that a run is about to do follows from its counters (`next_stage`), and everything
 random in it from its seed and those counters (seeding.py). So a run that was killed and is started
 again continues from its last checkpoint and repeats, bit for bit on a CPU, what it would have done.
+
+    python -m dreamer.train --task toy_dot --preset tiny
+
+trains one agent, with any setting of config.py as an option. `suites.run` also keeps provenance.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import math
 import shutil
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer import run_folder
+from dreamer import command_line, run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint, set_aside
 from dreamer.collect import Collector, make_collector
-from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
+from dreamer.config import (
+    PRESETS,
+    Config,
+    config_dict,
+    config_from_dict,
+    make_config,
+    outcome_dict,
+)
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import DamagedError, UserError
@@ -476,7 +491,10 @@ def is_end(content: dict[str, Any], env_steps: int) -> bool:
 def _keep_config(config: Config, path: Path) -> None:
     """Writes the run's configuration; refuses a folder that belongs to another one."""
     if path.exists():
-        old = config_from_dict(json.loads(path.read_text()))
+        found = run_folder.read_json(path)
+        if found is None:
+            raise UserError(f"{path}: damaged; restore it, or use another folder")
+        old = config_from_dict(found)
         old_outcome, outcome = outcome_dict(old), outcome_dict(config)
         differing = [key for key in outcome if outcome[key] != old_outcome[key]]
         if differing:
@@ -484,3 +502,64 @@ def _keep_config(config: Config, path: Path) -> None:
                 f"{path}: this folder's run has another {', '.join(differing)}; use another folder"
             )
     run_folder.write_json(path, config_dict(config))
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = command_line.Parser(
+        "python -m dreamer.train", description="Train one agent in a folder.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, metavar="DIR", help="default: training/TASK-PRESET-sSEED")
+    add("--preset", choices=sorted(PRESETS), default="published", help="default: published")
+    for field in dataclasses.fields(Config):
+        if field.name != "preset":
+            about = str(field.metadata["about"]).replace("%", "%%")
+            add(f"--{field.name}", type=_values[str(field.type)], metavar="VALUE", help=about,
+                required=field.name == "task", default=argparse.SUPPRESS)  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+_values: dict[str, Callable[[str], Any]] = {
+    "int": float,  # 2e6 is a whole number, too
+    "float": float,
+    "str": str,
+    "bool": _truth,
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains; Ctrl-C stops in order, and the same command continues. Returns the exit code."""
+    settings = {key: value for key, value in vars(options).items() if key != "folder"}
+    config = make_config(settings.pop("preset"), settings)
+    name = f"{config.task}-{config.preset}-s{config.seed}".replace(":", "-").replace("/", "-")
+    folder = options.folder or Path("training", name)
+    stopped = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one stops at once
+        stopped.set()
+
+    def log(record: Record) -> None:
+        if record["kind"] == "evaluate":
+            value = f"return {record['evaluate_return']:.1f}"
+            print(f"{record['env_steps']:,}/{config.env_steps:,} env_steps: {value}", flush=True)
+
+    print(f"training in {folder}; Ctrl-C stops, the same command continues", flush=True)
+    signal.signal(signal.SIGINT, stop)
+    summary = train(config, folder, log, stopped.is_set)
+    done = summary.status == Status.COMPLETED
+    print(f"{'done' if done else 'stopped'}: python -m dreamer.evaluate {folder}")
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(parse, run, None))

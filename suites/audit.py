@@ -23,7 +23,7 @@ from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import BEFORE, outcome_values
-from dreamer.errors import DamagedError, UserError, nearest
+from dreamer.errors import DamagedError, UserError, counted, nearest, printable
 from dreamer.replay_files import check_folder as check_replay
 from dreamer.run_folder import State
 from suites import command
@@ -235,7 +235,7 @@ def _end(path: Path) -> bytes:
     """The last two bytes of a file, by which a JSON file that was cut is seen; none if there is no
     file."""
     try:
-        with open(path, "rb") as file:
+        with run_folder.reading(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 2))
             return file.read() or b"empty"
     except FileNotFoundError:
@@ -282,7 +282,8 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for version, attempts in users.items():
             if version != usual:
                 run_id, number = attempts[0]
-                text = f"{len(attempts)} attempts have {name} {version}, most have {usual}"
+                count = counted(len(attempts), "attempt")
+                text = f"{count} with {name} {version}, most have {usual}"
                 yield Finding(
                     f"{name} differs",
                     run_id,
@@ -347,8 +348,9 @@ def text(findings: Sequence[Finding], runs: int) -> str:
     for f in findings:
         attempt = f" attempt {f.attempt}" if f.attempt else ""
         lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
-    lines.append(f"{runs} runs, {len(findings)} findings" if findings else f"{runs} runs, all well")
-    return "\n".join(lines)
+    found = counted(len(findings), "finding") if findings else "all well"
+    lines.append(f"{counted(runs, 'run')}, {found}")
+    return "\n".join(map(printable, lines))
 
 
 def describe(results: Path, run_id: str) -> str:
@@ -365,11 +367,12 @@ def describe(results: Path, run_id: str) -> str:
     for number in run_folder.attempts(folder):
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
-    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(problems)} problems")
+    count = counted(len(metrics), "record")
+    lines.append(f"  {count} in metrics.jsonl, {counted(len(problems), 'problem')}")
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _describe_attempt(folder: Path, number: int) -> list[str]:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from suites import command
 from suites.language.suite import Run
 from suites.record import mongo_urls
@@ -48,7 +48,8 @@ def send(results: Path, runs: Sequence[Run], servers: Sequence[Server]) -> str:
         for server in servers:
             with mongo_urls.failures_told(server.url):
                 sent += server.push(contents)
-    lines = [f"{', '.join(server.name for server in servers)}: {sent} missing items sent"]
+    names = ", ".join(server.name for server in servers)
+    lines = [f"{names}: {counted(sent, 'missing item')} sent"]
     lines += [f"{s.name} refuses {item} for good: too large" for s in servers for item in s.refused]
     return "\n".join(lines)
 

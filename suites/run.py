@@ -13,21 +13,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from dreamer.run_folder import State, StatusRecord
 from suites import command, forecast
-from suites.command import as_text, group_by_seed
+from suites.command import as_text, group_by_seed, varying
 from suites.execution.executor import Executor, Found, Request
 from suites.execution.executors import EXECUTORS, FALLBACK, states
 from suites.execution.spec import Spec
 from suites.forecast import Forecast, make_forecast
-from suites.language.identity import overrides_of
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
 from suites.record.folder import locked, look, make_folder
@@ -102,8 +102,9 @@ def run(options: argparse.Namespace) -> int:
         request = dataclasses.replace(request, disk_gb=expected.disk_gb)
         code = executor.execute(specs, request)
         if code is not None:
+            print("its state: python -m suites.status, with the same suites", file=sys.stderr)
             return code
-    return report(options.results, runs)
+    return report(options, runs)
 
 
 # --- Which runs -----------------------------------------------------------------------------------
@@ -205,24 +206,22 @@ def as_row(r: Run) -> dict[str, Any]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A line for each group of runs that differ only in their seed."""
-    heading = ("task", "behaviour", "representation", "preset", "env_steps", "seeds", "settings")
-    rows = [heading]
-    shown = {"task", "behaviour", "representation", "preset", "env_steps"}
-    for r, seeds in group_by_seed(runs):
-        c = r.config
-        rest = {k: v for k, v in overrides_of(c).items() if k not in shown}
-        rows.append((
-            c["task"], c["behaviour"], c["representation"], c["preset"], f"{c['env_steps']:,}",
-            ",".join(map(str, seeds)), " ".join(f"{k}={as_text(v)}" for k, v in rest.items()),
-        ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
+    """A line for each group of runs that differ only in their seed, with the settings that tell the
+    groups apart."""
+    groups = group_by_seed(runs)
+    shown = list(dict.fromkeys(("task", *varying([r.config for r, _ in groups]))))
+    rows = [(*shown, "seeds")]
+    for r, seeds in groups:
+        cells = (r.config[key] for key in shown)
+        texts = (f"{cell:,}" if type(cell) is int else as_text(cell) for cell in cells)
+        rows.append((*texts, ",".join(map(str, seeds))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
     total = sum(r.config["env_steps"] for r in runs)
-    return "\n".join([*lines, f"{len(runs)} runs, {total:,} env_steps"])
+    return "\n".join([*lines, f"{counted(len(runs), 'run')}, {total:,} env_steps"])
 
 
 def check_disk(expected: Forecast, results: Path) -> None:
@@ -255,8 +254,10 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def report(results: Path, runs: Sequence[Run]) -> int:
-    """Prints how many runs are in which state; returns 0 if all are done."""
+def report(options: argparse.Namespace, runs: Sequence[Run]) -> int:
+    """Prints how many runs are in which state, where they lie and what to type next; returns 0 if
+    all are done."""
+    results: Path = options.results
     found = states(results, {r.run_id: r.config for r in runs})
     counts = dict.fromkeys(State, 0)
     for state, _ in found.values():
@@ -269,6 +270,14 @@ def report(results: Path, runs: Sequence[Run]) -> int:
     print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if counts[State.FAILED]:
         print("--retry-failed starts failed runs again", file=sys.stderr)
+    waiting = len(runs) - counts[State.DONE] - counts[State.FAILED]
+    if waiting:
+        print("the same command continues the runs that are left", file=sys.stderr)
+    words = [*options.suites, *([] if results == run_folder.RESULTS else ["--results", results])]
+    given = shlex.join(map(str, words))
+    print(f"records: {run_folder.runs_path(results)}", file=sys.stderr)
+    if counts[State.DONE]:
+        print(f"figures: python -m analysis.make_figures {given}", file=sys.stderr)
     return 0 if counts[State.DONE] == len(runs) else 1
 
 
@@ -372,7 +381,8 @@ def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
         if begun and begun != version:
             older[begun] = older.get(begun, 0) + 1
     for begun, count in older.items():
-        note(f"{count} runs begun with code {begun} continue with {version}")
+        goes = "goes" if count == 1 else "go"
+        note(f"{counted(count, 'run')} begun with code {begun} {goes} on with {version}")
 
 
 if __name__ == "__main__":

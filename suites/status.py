@@ -22,7 +22,7 @@ from typing import Any
 from dreamer import run_folder
 from dreamer.run_folder import State
 from suites import command
-from suites.command import as_text
+from suites.command import as_text, setting_text, varying
 from suites.execution.executors import states
 from suites.language.identity import overrides_of
 from suites.language.suite import Run
@@ -77,6 +77,7 @@ def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
             "final_score", "final_evaluations", "short_episodes", "env_steps_per_second",
             "seconds_left", "started", "heartbeat", "host", "executor", "code", "error", "slurm",
             "unsure")  # fmt: skip
+    varies = [key for key in varying([run.config for run in runs]) if key != "task"]
     for run in runs:
         state, status = statuses[run.run_id]
         c = run.config
@@ -84,6 +85,7 @@ def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
             "run_id": run.run_id,
             "task": c["task"],
             "method": method(c),
+            "settings": {key: c[key] for key in varies},  # that tell the runs apart
             "seed": c["seed"],
             "budget_env_steps": c["env_steps"],
             "state": state,
@@ -138,17 +140,20 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each task and method."""
+    """A line for each task and the settings that tell it from others."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        cells.setdefault((row["task"], row["method"]), []).append(row)
-    table = [("task", "method", "runs", "final score")]
+        settings = " ".join(setting_text(key, value) for key, value in row["settings"].items())
+        cells.setdefault((row["task"], settings), []).append(row)
+    table: list[tuple[str, ...]] = [("task", "settings", "runs", "final score")]
     for (task, name), members in cells.items():
         done = [m for m in members if m["final_score"] is not None]
         score = f"{sum(m['final_score'] for m in done) / len(done):.1f}" if done else ""
         counts = " or ".join(map(str, sorted({m["final_evaluations"] for m in done})))
         each = f" (mean of {counts} evaluation{'s' if counts != '1' else ''})" if done else ""
         table.append((task, name, _counts(members), score + each))
+    if not any(row["settings"] for row in rows):
+        table = [(task, *rest) for task, _, *rest in table]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer import run_folder
+from dreamer import command_line, run_folder
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import BEFORE, Config, make_config
 from dreamer.envs.toys import Probe
@@ -29,7 +29,7 @@ from dreamer.schedule import (
     seeding,
     updates_due,
 )
-from dreamer.train import Progress, train
+from dreamer.train import Progress, parse, run, train
 
 
 def minute(task: str = "toy_dot", **overrides: Any) -> Config:
@@ -467,3 +467,28 @@ def test_what_is_cut_from_the_metrics_is_kept(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "metrics.discarded.jsonl").read_bytes() == tail + b"\n"
     assert last_checkpoint(tmp_path)["metrics_bytes"] == len(before)  # saved right after the cut
+
+
+@pytest.mark.slow
+def test_the_command_trains_continues_and_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    quick = {"task": "toy_dot", "preset": "tiny", "env_steps": "200", "first_updates": "2",
+             "time_limit_env_steps": "50", "seed_episodes": "1", "device": "cpu",
+             "updates_per_1000_env_steps": "20", "eval_episodes": "1", "seed": "3"}  # fmt: skip
+    words = [word for key, value in quick.items() for word in (f"--{key}", value)]
+
+    def command(*arguments: str) -> int:
+        return command_line.main(parse, run, arguments)
+
+    monkeypatch.chdir(tmp_path)
+    assert command(*words) == 0
+    shown = capsys.readouterr().out
+    assert "training in training/toy_dot-tiny-s3" in shown and "200/200 env_steps: return" in shown
+    assert command(*words) == 0  # done already
+    for wrong, said in (
+        ([], "--task"),
+        (["--task", "toy_dto"], "toy_dot"),
+        (["--task", "toy_dot", "--horizon", "x"], "--horizon"),
+        ([*words, "--horizon", "7", "--folder", "training/toy_dot-tiny-s3"], "another horizon"),
+    ):
+        assert command(*wrong) == 2
+        assert said in capsys.readouterr().err

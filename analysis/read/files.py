@@ -16,6 +16,7 @@ import orjson
 from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
 from dreamer import run_folder
 from dreamer.errors import UserError
+from suites.record.metrics import read_metrics, values_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class FileSource:
                 continue
             digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino};".encode())
         try:
-            with open(record, "rb") as file:
+            with run_folder.reading(record) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 512))
                 digest.update(file.read())
         except FileNotFoundError:
@@ -82,17 +83,21 @@ class FileSource:
             for number in run_folder.attempts(folder)
         ]
         path = folder / run_folder.METRICS
-        data = path.read_bytes() if path.exists() else b""
+        data = run_folder.read_bytes(path) if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
         points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return run_row(run_id, config, attempts, points, warnings)
+
+    def metric_names(self, run_id: str) -> list[str]:
+        records, _ = read_metrics(self.folder(run_id) / run_folder.METRICS)
+        return sorted(values_of(records))
 
     def status(self, run_id: str) -> dict[str, Any]:
         return run_folder.read_status(self.folder(run_id)) or {}
 
     def prediction(self, run_id: str) -> bytes | None:
         path = self.folder(run_id) / run_folder.PREDICTION
-        return path.read_bytes() if path.exists() else None
+        return run_folder.read_bytes(path) if path.exists() else None
 
 
 def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str]]:
@@ -187,7 +192,7 @@ def _lenient(line: bytes) -> Any:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is no file. Raises UserError if it is damaged."""
     try:
-        data = path.read_bytes()
+        data = run_folder.read_bytes(path)
     except FileNotFoundError:
         return None
     found = _lenient(data)

@@ -74,6 +74,10 @@ class MongoSource:
         config = documents[max(documents)]["config"]
         return run_row(run_id, config, attempts, points, [])
 
+    def metric_names(self, run_id: str) -> list[str]:
+        ids = [one["_id"] for one in self._documents(run_id).values()]
+        return sorted(_database(self._url)["metrics"].distinct("name", {"run_id": {"$in": ids}}))
+
     def status(self, run_id: str) -> dict[str, Any]:
         last = self._documents(run_id)[max(self._attempts[run_id])]
         trace = last.get("fail_trace") or [""]

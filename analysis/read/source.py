@@ -51,6 +51,9 @@ class Source(Protocol):
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         """Settings, provenance and the chosen metrics; raises UserError for a damaged run."""
 
+    def metric_names(self, run_id: str) -> list[str]:
+        """The metrics that the run has values of."""
+
     def status(self, run_id: str) -> dict[str, Any]:
         """The run's last known `status` and `error`; never cached."""
 

@@ -56,6 +56,7 @@ SUITE_KEYS = (
     "about", "include", "seeds", "task_sets", "grid", "zip", "tasks", "exclude", "executor",
     "profile", "workers", "runs_per_gpu", "observers", "published", "figures", "x", "scale",
 )  # fmt: skip
+COMMITTED = Path(__file__).resolve().parents[1]  # the folder of the suites that come along
 MAX_INCLUDES = 50  # one inside another
 
 
@@ -89,6 +90,21 @@ def expand(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Suit
     Raises UserError with file, line and key path.
     """
     return _expand(Path(path), check_overrides(overrides or {}), (), {})
+
+
+def find_suite(name: str | Path) -> Path:
+    """The file of a suite: a path as it is, or without its ending, or a name in this package.
+
+    Raises UserError for a name that is neither; paths that lead nowhere are left to the reader."""
+    path = Path(name)
+    ways = [path, path.with_name(f"{path.name}.yaml")] if path.name else [path]
+    if path == Path(path.name):
+        ways += [COMMITTED / way for way in ways]
+    found = next((way for way in ways if way.is_file()), None)
+    if found or path.suffix or path.exists() or path != Path(path.name):
+        return found or path
+    known = [file.stem for folder in (COMMITTED, Path()) for file in folder.glob("*.yaml")]
+    raise UserError(f"{path}: no such suite; {nearest(path.name, known)}")
 
 
 def merge(suites: Iterable[Suite]) -> list[Run]:

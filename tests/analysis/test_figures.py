@@ -450,7 +450,9 @@ def fails(capsys, *words) -> str:
 def test_mistakes_are_one_line(made, tmp_path, capsys):
     folder, _, _ = made
     plain, results = folder / "plain.yaml", folder / "results"
-    assert "did you mean 'quickstart'" in fails(capsys, "--suite", "suites/quikstart.yaml")
+    assert "did you mean 'suites/quickstart.yaml'" in fails(
+        capsys, "--suite", "suites/quikstart.yaml"
+    )
     assert "no such results folder" in fails(capsys, "--suite", plain, "--results", tmp_path / "x")
     assert "no results of plain" in fails(capsys, "--suite", plain, "--results", tmp_path)
     assert "no values of klx" in fails(

@@ -147,7 +147,7 @@ def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tm
     shown = command("status", suite, "--results", results).stdout
     assert re.search(r"computed with \d versions of the code: 000000000000, ", shown)
     ended = command("run", suite, "--results", results)
-    assert "note: 1 runs begun with code 000000000000 continue with " in ended.stderr
+    assert "note: 1 run begun with code 000000000000 goes on with " in ended.stderr
     assert ended.stdout.strip() == "3 done"
 
 
