@@ -20,6 +20,7 @@ from dreamer.errors import ConfigError, UserError, nearest
 MAX_COMBINATIONS = 1024  # of the switches of one action
 MIN_SIDE = 16  # pixels; smaller observations are boards, if something else can be seen
 MAX_CODE = 15  # uint8 observations up to this are codes, if something else can be seen
+ROUNDING = 1e-3  # by which floats may leave [0, 1]
 AUTO, RENDER = "auto", "render"  # settings `observation`; anything else names an entry
 LARGEST = float(np.finfo(np.float32).max)  # replay holds rewards as float32
 
@@ -101,6 +102,10 @@ def step(task: str, env: Any, action: Any) -> tuple[Any, Any, bool, bool]:
     return observation, reward, _flag(task, terminal), _flag(task, truncated)
 
 
+def _is_info(value: Any) -> bool:
+    return value is None or isinstance(value, Mapping)
+
+
 def _described(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"{len(value)} values"
@@ -159,15 +164,16 @@ class Actions:
     def __init__(self, task: str, space: Any):
         self._task, self._described = task, in_short(space)
         self._choices = self._sizes(space)
+        usual = np.float32 if self._choices is None else np.int64
+        self._dtype = getattr(space, "dtype", None) or usual
         if self._choices is not None:
             self.space = ActionSpace(self._combinations(self._choices), discrete=True)
             self._start: Any = getattr(space, "start", 0)
-        elif hasattr(space, "low") and np.issubdtype(getattr(space, "dtype", None), np.floating):
+        elif hasattr(space, "low") and np.issubdtype(np.dtype(self._dtype), np.floating):
             self._low, self._high = self._bounds(space)
-            self.space = ActionSpace(int(np.prod(space.shape)), discrete=False)
+            self.space = ActionSpace(self._low.size, discrete=False)
         else:
             raise self._error("only Discrete, MultiDiscrete, MultiBinary and Box (float) work")
-        self._dtype = getattr(space, "dtype", None) or np.int64
 
     def native(self, action: NDArray[np.float32]) -> Any:
         """Our action [A] as the environment takes it."""
@@ -204,9 +210,11 @@ class Actions:
         return int(count)
 
     def _bounds(self, space: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        if np.prod(space.shape) == 0:
+        shape = getattr(space, "shape", None)
+        shape = np.shape(space.low) if shape is None else tuple(shape)
+        low, high = (np.broadcast_to(x, shape) for x in (space.low, space.high))
+        if low.size == 0:
             raise self._error("there is none to choose")
-        low, high = (np.broadcast_to(x, space.shape) for x in (space.low, space.high))
         free = ~(np.isfinite(low) & np.isfinite(high))
         if not (low <= high).all() or (free & ((low > -1) | (high < 1))).any():
             raise self._error("each needs a lower and a higher bound, or none of both")
@@ -229,8 +237,6 @@ def rgb(frame: Any) -> NDArray[np.uint8]:
 
     Grey, RGBA (without its alpha) and channels first are understood, and floats in [0, 1].
     """
-    if isinstance(frame, (list, tuple)) and len(frame) > 0:  # render_mode="rgb_array_list"
-        frame = frame[-1]
     array = _array(frame)
     if array is None:
         raise ValueError(type(frame).__name__)
@@ -248,11 +254,10 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Values as uint8 from 0 to 255."""
     if array.dtype == np.uint8:
         return array
-    kind = array.dtype.kind
-    top = 1 if kind in "bf" else 255
-    if kind not in "biuf" or not (array.min() >= 0 and array.max() <= top):  # NaN is refused, too
+    top = 1 if array.dtype.kind in "bf" else 255
+    if not (array.min() >= -ROUNDING and array.max() <= top + ROUNDING):  # NaN is refused, too
         raise ValueError(_kind(array))
-    return np.rint(array * np.float32(255 / top)).astype(np.uint8)
+    return np.rint(np.clip(array, 0, top) * np.float32(255 / top)).astype(np.uint8)
 
 
 def _array(value: Any) -> NDArray[Any] | None:
@@ -282,6 +287,7 @@ class Pictures:
     ):
         self._task, self._render = task, render
         self._entry: str | None = None
+        self._last: Any = None
         space = getattr(env, "observation_space", None)
         if wanted not in (AUTO, RENDER):
             self._entry, self.rendered = wanted, False
@@ -300,7 +306,7 @@ class Pictures:
             self._say(f"its observations, {_described(observation)}", [])
             return
         try:
-            frame = render()
+            frame = self._frame()
             rgb(frame)
         except UserError:  # a package is missing
             raise
@@ -322,7 +328,7 @@ class Pictures:
     def of(self, observation: Any) -> NDArray[np.uint8]:
         """The picture that belongs to an observation, uint8 [height, width, 3]."""
         if self.rendered:
-            source, shown = "render()", self._render()
+            source, shown = "render()", self._frame()
         else:
             source, shown = "its observation", observation
             if self._entry is not None:
@@ -331,6 +337,14 @@ class Pictures:
             return rgb(shown)
         except ValueError as error:
             raise UserError(f"task: {self._task}: {source} gives {error}; {PICTURE}") from None
+
+    def _frame(self) -> Any:
+        """What render() gives: with render_mode="rgb_array_list" all since it was last asked."""
+        frame = self._render()
+        if isinstance(frame, list):
+            frame = frame[-1] if frame else self._last
+        self._last = frame
+        return frame
 
     def _entry_of(self, value: Any) -> Any:
         """The named entry of an observation, or of its space."""
