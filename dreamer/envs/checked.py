@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dreamer.envs.simulators import ActionSpace, affine
 from dreamer.errors import ConfigError, UserError, nearest
 
-MAX_COMBINATIONS = 1024  # of the switches of one action
+MAX_CHOICES = 10_000  # one-hot actions, or combinations of switches
 MIN_SIDE = 16  # pixels; smaller observations are boards, if something else can be seen
 MAX_CODE = 15  # uint8 observations up to this are codes, if something else can be seen
 ROUNDING = 1e-3  # by which floats may leave [0, 1]
@@ -86,9 +86,7 @@ def reset(task: str, env: Any, seed: int) -> Any:
         if "seed" not in str(error):
             raise
         raise UserError(f"task: {task}: reset() takes no seed; {INTERFACE}") from error
-    if not (
-        isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[1], Mapping)
-    ):
+    if not (isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1])):
         raise UserError(f"task: {task}: reset() gives {_described(result)}; {INTERFACE}")
     return result[0]
 
@@ -127,7 +125,7 @@ def as_reward(value: Any) -> float | None:
     if type(value) is not float:
         try:
             value = np.asarray(value, np.float64).item()
-        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with gradients
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor with gradients
             return None
     return value if abs(value) <= LARGEST else None
 
@@ -202,10 +200,9 @@ class Actions:
         if choices.size == 0 or choices.min() < 1:
             raise self._error("there is none to choose")
         count = float(np.prod(choices, dtype=np.float64))
-        if choices.ndim > 0 and count > MAX_COMBINATIONS:
+        if count > MAX_CHOICES:
             raise self._error(
-                f"{count:.4g} combinations are more than {MAX_COMBINATIONS}; "
-                "wrap it with a space of fewer actions"
+                f"{count:.4g} choices are more than {MAX_CHOICES}; wrap it with a space of fewer"
             )
         return int(count)
 
@@ -391,6 +388,8 @@ def _no_picture(space: Any, observation: Any) -> tuple[str, list[str]]:
         doubts.append(f"{_kind(array)} is small")
     if array.dtype == np.uint8 and array.max() <= MAX_CODE:
         doubts.append(f"no value of the first one exceeds {array.max()}")
+    if array.shape[-1:] == (4,) and np.ptp(array[..., 3]) > 0:
+        doubts.append("its fourth channel is no plain alpha: are these four frames?")
     return "", doubts
 
 
