@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.count import statistics
+from analysis.count.estimates import best_of, mean_estimate, sample
 from analysis.count.published import TASKS_18
 from suites.language.figures import Scale
 
 THRESHOLDS = np.linspace(0, 1, 51)
-AVERAGE_COLUMNS = ("group", "title", "method", "published", "mean", "low", "high")
+AVERAGE_COLUMNS = ("group", "title", "method", "published", "mean", "low", "high", "best")
 
 
 class AcrossTasks(NamedTuple):
@@ -95,10 +96,10 @@ def across_tasks(
 def _aggregate_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]:
     rows = []
     for name, statistic in statistics.STATISTICS.items():
-        low, high = statistics.bootstrap_interval(groups, statistic)
+        low, high = statistics.interval_over_tasks(name, groups)
         rows.append(
-            dict(method=method, statistic=name, value=float(statistic(groups)), low=float(low),
-                 high=float(high), tasks=len(groups), runs=sum(len(group) for group in groups))
+            dict(method=method, statistic=name, value=float(statistic(groups)), low=low,
+                 high=high, tasks=len(groups), runs=sum(len(group) for group in groups))
         )  # fmt: skip
     return rows
 
@@ -139,19 +140,20 @@ def _average_rows(
     finals: pd.DataFrame, methods: Sequence[str], published: pd.DataFrame, scale: Scale,
     tasks: list[str], title: str,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Mean score over `tasks` of each method, with its bootstrap interval; then of published ones
+    """Mean score over `tasks` of each method, with its interval; then of published ones
     that have all of these tasks."""
     shared = common_range(scale, tasks)
     low, high = shared or (0.0, 100.0)
     name = dict(group=f"average_{len(tasks)}", title=title if shared else f"{title} (%)")
     rows: list[dict[str, Any]] = []
-    for method in methods:
-        groups = strata(finals, method, tasks)
+    by_method = {method: strata(finals, method, tasks) for method in methods}
+    best = best_of({method: [sample(task) for task in by_method[method]] for method in methods})
+    for method, groups in by_method.items():
         mean = float(statistics.mean_over_tasks(groups))
-        edges = statistics.bootstrap_interval(groups, statistics.mean_over_tasks)
+        edges = mean_estimate(groups).interval()
         values = [low + (high - low) * float(value) for value in (mean, *edges)]
         rows.append(
-            {**name, "method": method, "published": False,
+            {**name, "method": method, "published": False, "best": method == best,
              **dict(zip(("mean", "low", "high"), values, strict=True))}
         )  # fmt: skip
     scores = normalised(published["score_mean"], published["task"], scale)
@@ -161,5 +163,5 @@ def _average_rows(
         if set(tasks) <= set(mine.index):
             mean = low + (high - low) * float(mine.loc[tasks].mean())
             rows.append({**name, "method": method, "published": True, "mean": mean,
-                         "low": np.nan, "high": np.nan})  # fmt: skip
+                         "low": np.nan, "high": np.nan, "best": False})  # fmt: skip
     return rows

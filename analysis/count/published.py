@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from suites.language.figures import scales
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PUBLISHED, MEASURED = RESULTS / "published", RESULTS / "measured"
 
 CONTROL_TASKS = tuple(scales()["control"])  # the 20 tasks of the paper
 # D4PG and A3C have no published scores for quadruped: their averages are over the other 18.
@@ -27,6 +29,13 @@ CAVEATS = {
 def published_scores(path: Path = PUBLISHED / "scores.csv") -> pd.DataFrame:
     """`method, task, env_steps, inputs, score_mean, score_sd, seeds, source`."""
     return pd.read_csv(path)
+
+
+@cache
+def random_scores() -> dict[str, float]:
+    """Mean return of uniform random actions on each control task (suites/random_scores.py)."""
+    table = pd.read_csv(MEASURED / "random.csv")
+    return dict(zip(table["task"], table["score_mean"], strict=True))
 
 
 def baselines(methods: Sequence[str]) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from analysis.count.methods import Style
 from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, finish, line_handle
 
+STATISTIC_LABELS = {"iqm": "IQM", "optimality_gap": "Optimality gap\n(less is better)"}
+
 
 def draw_aggregates(
     aggregates: pd.DataFrame,
@@ -58,7 +60,7 @@ def draw_intervals(
         thickness = 0.7 / len(methods)
         y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * thickness
         _intervals(axes, y, rows, thickness * 0.8, styles[method].colour)
-    axes.set_yticks(range(len(names)), [{"iqm": "IQM"}.get(n, n.capitalize()) for n in names])
+    axes.set_yticks(range(len(names)), [STATISTIC_LABELS.get(n, n.capitalize()) for n in names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set_xlim(0, 1.015)

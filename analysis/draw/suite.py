@@ -93,10 +93,7 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
     notes = notes_of(summary, published=True, binned=False, mark="lines")
     legend = "Points: single seeds. ×: no number."
     if titles:
-        legend += (
-            " Averages: mean over tasks, line: 95 % stratified bootstrap interval "
-            f"({statistics.RESAMPLES} resamples)."
-        )
+        legend += " Averages: mean over tasks, line: 95 % t interval."
     if len(titles) > 1:
         legend += " * Without quadruped: D4PG and A3C have no scores there."
     notes.insert(1, legend)
@@ -106,6 +103,12 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
         y_range=y_range, notes=notes, synthetic=summary.synthetic,
     )  # fmt: skip
     return [Drawn("bars", figure, _marked(summary, table.drop(columns="scores")))]
+
+
+INTERVAL_WORDS = (
+    "Intervals: 95 %; Student's t for mean and optimality gap, bootstrap of the seeds within tasks "
+    "for median, IQM and profiles, Newcombe's for pairs."
+)
 
 
 def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -118,8 +121,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
     )
     scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
     notes = [
-        f"{scores} of {tasks} tasks. Intervals: 95 %, stratified bootstrap "
-        f"({statistics.RESAMPLES} resamples; 500 for profiles; seeds drawn within tasks).",
+        f"{scores} of {tasks} tasks, which weigh the same. {INTERVAL_WORDS}",
         *problem_lines(summary),
     ]
     figure = aggregates.draw_aggregates(
@@ -208,7 +210,7 @@ def notes_of(
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
             notes[0] += " Dotted: fewer runs than planned."
     else:
-        notes[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
+        notes[0] += f" A seed's score is {summary.final_words()}."
     shown = set(summary.published_methods) if published else set()
     caveats = [CAVEATS[method] for method in PUBLISHED_STYLES if method in shown]
     if caveats:

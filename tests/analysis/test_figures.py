@@ -171,7 +171,7 @@ def test_footers_say_what_the_band_is_and_warn_of_published_numbers(made):
     assert "Mean over 3 seeds per task and method; shade: one standard deviation." in footer
     assert "18 tasks (no quadruped)" in footer and "from states" in footer
     bars = _footer(drawn["barred"]["bars"].figure)
-    assert "last 5 evaluations" in bars and "stratified bootstrap" in bars
+    assert "the last 1e5 env_steps" in bars and "95 % t interval" in bars
     assert "Without quadruped" in bars
     assert "One seed per task and method" in _footer(drawn["plain"]["curves"].figure)
     horizons = _footer(drawn["horizons"]["sweep"].figure)

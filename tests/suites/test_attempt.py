@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
+from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until, worker
 
 from dreamer import run_folder
 from dreamer.config import config_from_dict
@@ -26,7 +24,7 @@ from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
 from suites.language.suite import Run, expand
 from suites.record import mongo_urls, sinks
-from suites.record.folder import BusyError, is_locked, locked, make_folder, state_of
+from suites.record.folder import BusyError, is_locked, locked, look, make_folder
 
 
 def provenance_of(spec: Spec, attempt: int) -> dict:
@@ -58,7 +56,7 @@ def test_a_run_leaves_its_whole_story(done):
     status = run_folder.read_status(done.folder)
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
-    assert state_of(done.folder, status) == State.DONE
+    assert look(done.folder)[0] == State.DONE
     story = provenance_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
@@ -142,7 +140,7 @@ def status_after(tmp_path, monkeypatch, moments):
     time_s = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
-    spec.folder.mkdir(parents=True)
+    run_folder.attempt_path(spec.folder, 1).mkdir(parents=True)
     config = config_from_dict(spec.config)
     status_file = heartbeat.StatusFile(spec, config, 1, "", {}, lambda status: None)
     said = []
@@ -226,19 +224,6 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 # --- As a process of its own ----------------------------------------------------------------------
 
 
-def worker(spec: Spec) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "suites.execution.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
-    process.stdin.write(spec.to_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
-
-
 LONG = {"env_steps": 100_000}  # longer than anyone waits
 
 
@@ -247,7 +232,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
-    assert state_of(spec.folder, run_folder.read_status(spec.folder)) == State.RUNNING
+    assert look(spec.folder)[0] == State.RUNNING
     if how == "parent":
         process.stdin.close()  # what the worker sees when its parent is killed
     else:
@@ -256,7 +241,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     process.stdout.close()
     status = run_folder.read_status(spec.folder)
     assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
-    assert state_of(spec.folder, status) == State.STOPPED
+    assert look(spec.folder)[0] == State.STOPPED
     assert list((spec.folder / "checkpoints").glob("*.pt"))
     assert (spec.folder / "attempts/1/log.txt").exists()
 
@@ -268,8 +253,7 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = run_folder.read_status(spec.folder)
-    assert state_of(spec.folder, status) == State.DEAD
+    assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
 
