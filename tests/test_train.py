@@ -377,6 +377,16 @@ def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
     assert_same_run(tmp_path, uninterrupted)
 
 
+def test_an_environment_that_draws_from_global_generators_is_resumed_exactly(tmp_path):
+    config = minute("odd_environments:Global", env_steps=240)
+    train(config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    assert train(config, stopped, should_stop=stopper(stopped, 100)).status == "INTERRUPTED"
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    train(config, stopped)
+    assert_same_run(stopped, tmp_path / "whole")
+
+
 def test_only_two_checkpoints_are_kept(uninterrupted):
     paths = sorted((uninterrupted / "checkpoints").iterdir())
     assert len(paths) == 2 and paths == checkpoint_paths(uninterrupted / "checkpoints")

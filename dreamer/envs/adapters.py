@@ -11,6 +11,7 @@ to install.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import sys
@@ -191,6 +192,8 @@ class GymnasiumSimulator:
             self._pictures = checked.Pictures(
                 task, env, observation, self._observation, self._render
             )
+        if "mujoco" in sys.modules:
+            atexit.register(self.close)  # else its context outlives the display, and complains
         first = self.image()
         self.reset(0)
         if np.any(self.image() != first):
@@ -212,6 +215,7 @@ class GymnasiumSimulator:
         return as_picture(self._pictures.of(self._observation))
 
     def close(self) -> None:
+        atexit.unregister(self.close)
         if hasattr(self._env, "close"):
             self._env.close()
 
@@ -248,16 +252,9 @@ def _registered(name: str, arguments: Mapping[str, Any]) -> Any:
         for package in REGISTER_AT_IMPORT:
             with contextlib.suppress(ImportError):
                 importlib.import_module(package)
-    try:
-        spec = gymnasium.spec(name)
-    except gymnasium.error.UnregisteredEnv:
-        raise ConfigError(
-            "task", f"Gymnasium has no {name!r}; {_near(name, gymnasium.registry)}"
-        ) from None
-    except (gymnasium.error.Error, ImportError) as error:
-        raise checked.missing(task, error) from error
     given = {"render_mode": "rgb_array", **arguments}
-    own_repeat = spec.kwargs.get("frameskip", 1)
+    spec = gymnasium.registry.get(name)
+    own_repeat = spec.kwargs.get("frameskip", 1) if spec else 1
     if own_repeat != 1 and "frameskip" not in given:  # one place repeats actions: action_repeat
         given["frameskip"] = 1
         checked.say_once(
@@ -267,6 +264,9 @@ def _registered(name: str, arguments: Mapping[str, Any]) -> Any:
     def make() -> Any:
         try:
             return gymnasium.make(name, disable_env_checker=True, **given)
+        except gymnasium.error.UnregisteredEnv:
+            known = gymnasium.registry
+            raise ConfigError("task", f"Gymnasium has no {name!r}; {_near(name, known)}") from None
         except TypeError as error:
             if "'render_mode'" not in str(error) or "render_mode" in arguments:
                 raise
@@ -294,7 +294,7 @@ def _call_factory(module: str, function: str, arguments: Mapping[str, Any]) -> A
         found = importlib.import_module(module)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not isinstance(error, ModuleNotFoundError):
             raise UserError(f"task: {task}: importing it fails: {_told(error)}") from error
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
@@ -326,7 +326,7 @@ def _made(task: str, make: Callable[[], Any], arguments: Mapping[str, Any]) -> A
         raise UserError(f"task: {message}") from error
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {checked.in_short(error)}"
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from dreamer.envs.simulators import ActionSpace, affine
 from dreamer.errors import ConfigError, UserError, nearest
 
-MAX_COMBINATIONS = 1024  # of the switches of one action
+MAX_CHOICES = 10_000  # one-hot actions, or combinations of switches
 MIN_SIDE = 16  # pixels; smaller observations are boards, if something else can be seen
 MAX_CODE = 15  # uint8 observations up to this are codes, if something else can be seen
+ROUNDING = 1e-3  # by which floats may leave [0, 1]
 AUTO, RENDER = "auto", "render"  # settings `observation`; anything else names an entry
 LARGEST = float(np.finfo(np.float32).max)  # replay holds rewards as float32
 
@@ -85,9 +86,7 @@ def reset(task: str, env: Any, seed: int) -> Any:
         if "seed" not in str(error):
             raise
         raise UserError(f"task: {task}: reset() takes no seed; {INTERFACE}") from error
-    if not (
-        isinstance(result, (tuple, list)) and len(result) == 2 and isinstance(result[1], Mapping)
-    ):
+    if not (isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1])):
         raise UserError(f"task: {task}: reset() gives {_described(result)}; {INTERFACE}")
     return result[0]
 
@@ -99,6 +98,10 @@ def step(task: str, env: Any, action: Any) -> tuple[Any, Any, bool, bool]:
         raise UserError(f"task: {task}: step() gives {_described(result)}; {INTERFACE}")
     observation, reward, terminal, truncated, _ = result
     return observation, reward, _flag(task, terminal), _flag(task, truncated)
+
+
+def _is_info(value: Any) -> bool:
+    return value is None or isinstance(value, Mapping)
 
 
 def _described(value: Any) -> str:
@@ -122,7 +125,7 @@ def as_reward(value: Any) -> float | None:
     if type(value) is not float:
         try:
             value = np.asarray(value, np.float64).item()
-        except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor with gradients
+        except (TypeError, ValueError, OverflowError, RuntimeError):  # a tensor with gradients
             return None
     return value if abs(value) <= LARGEST else None
 
@@ -159,15 +162,16 @@ class Actions:
     def __init__(self, task: str, space: Any):
         self._task, self._described = task, in_short(space)
         self._choices = self._sizes(space)
+        usual = np.float32 if self._choices is None else np.int64
+        self._dtype = getattr(space, "dtype", None) or usual
         if self._choices is not None:
             self.space = ActionSpace(self._combinations(self._choices), discrete=True)
             self._start: Any = getattr(space, "start", 0)
-        elif hasattr(space, "low") and np.issubdtype(getattr(space, "dtype", None), np.floating):
+        elif hasattr(space, "low") and np.issubdtype(np.dtype(self._dtype), np.floating):
             self._low, self._high = self._bounds(space)
-            self.space = ActionSpace(int(np.prod(space.shape)), discrete=False)
+            self.space = ActionSpace(self._low.size, discrete=False)
         else:
             raise self._error("only Discrete, MultiDiscrete, MultiBinary and Box (float) work")
-        self._dtype = getattr(space, "dtype", None) or np.int64
 
     def native(self, action: NDArray[np.float32]) -> Any:
         """Our action [A] as the environment takes it."""
@@ -196,17 +200,18 @@ class Actions:
         if choices.size == 0 or choices.min() < 1:
             raise self._error("there is none to choose")
         count = float(np.prod(choices, dtype=np.float64))
-        if choices.ndim > 0 and count > MAX_COMBINATIONS:
+        if count > MAX_CHOICES:
             raise self._error(
-                f"{count:.4g} combinations are more than {MAX_COMBINATIONS}; "
-                "wrap it with a space of fewer actions"
+                f"{count:.4g} choices are more than {MAX_CHOICES}; wrap it with a space of fewer"
             )
         return int(count)
 
     def _bounds(self, space: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        if np.prod(space.shape) == 0:
+        shape = getattr(space, "shape", None)
+        shape = np.shape(space.low) if shape is None else tuple(shape)
+        low, high = (np.broadcast_to(x, shape) for x in (space.low, space.high))
+        if low.size == 0:
             raise self._error("there is none to choose")
-        low, high = (np.broadcast_to(x, space.shape) for x in (space.low, space.high))
         free = ~(np.isfinite(low) & np.isfinite(high))
         if not (low <= high).all() or (free & ((low > -1) | (high < 1))).any():
             raise self._error("each needs a lower and a higher bound, or none of both")
@@ -229,8 +234,6 @@ def rgb(frame: Any) -> NDArray[np.uint8]:
 
     Grey, RGBA (without its alpha) and channels first are understood, and floats in [0, 1].
     """
-    if isinstance(frame, (list, tuple)) and len(frame) > 0:  # render_mode="rgb_array_list"
-        frame = frame[-1]
     array = _array(frame)
     if array is None:
         raise ValueError(type(frame).__name__)
@@ -248,11 +251,10 @@ def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Values as uint8 from 0 to 255."""
     if array.dtype == np.uint8:
         return array
-    kind = array.dtype.kind
-    top = 1 if kind in "bf" else 255
-    if kind not in "biuf" or not (array.min() >= 0 and array.max() <= top):  # NaN is refused, too
+    top = 1 if array.dtype.kind in "bf" else 255
+    if not (array.min() >= -ROUNDING and array.max() <= top + ROUNDING):  # NaN is refused, too
         raise ValueError(_kind(array))
-    return np.rint(array * np.float32(255 / top)).astype(np.uint8)
+    return np.rint(np.clip(array, 0, top) * np.float32(255 / top)).astype(np.uint8)
 
 
 def _array(value: Any) -> NDArray[Any] | None:
@@ -282,6 +284,7 @@ class Pictures:
     ):
         self._task, self._render = task, render
         self._entry: str | None = None
+        self._last: Any = None
         space = getattr(env, "observation_space", None)
         if wanted not in (AUTO, RENDER):
             self._entry, self.rendered = wanted, False
@@ -300,7 +303,7 @@ class Pictures:
             self._say(f"its observations, {_described(observation)}", [])
             return
         try:
-            frame = render()
+            frame = self._frame()
             rgb(frame)
         except UserError:  # a package is missing
             raise
@@ -322,7 +325,7 @@ class Pictures:
     def of(self, observation: Any) -> NDArray[np.uint8]:
         """The picture that belongs to an observation, uint8 [height, width, 3]."""
         if self.rendered:
-            source, shown = "render()", self._render()
+            source, shown = "render()", self._frame()
         else:
             source, shown = "its observation", observation
             if self._entry is not None:
@@ -331,6 +334,14 @@ class Pictures:
             return rgb(shown)
         except ValueError as error:
             raise UserError(f"task: {self._task}: {source} gives {error}; {PICTURE}") from None
+
+    def _frame(self) -> Any:
+        """What render() gives: with render_mode="rgb_array_list" all since it was last asked."""
+        frame = self._render()
+        if isinstance(frame, list):
+            frame = frame[-1] if frame else self._last
+        self._last = frame
+        return frame
 
     def _entry_of(self, value: Any) -> Any:
         """The named entry of an observation, or of its space."""
@@ -377,6 +388,8 @@ def _no_picture(space: Any, observation: Any) -> tuple[str, list[str]]:
         doubts.append(f"{_kind(array)} is small")
     if array.dtype == np.uint8 and array.max() <= MAX_CODE:
         doubts.append(f"no value of the first one exceeds {array.max()}")
+    if array.shape[-1:] == (4,) and np.ptp(array[..., 3]) > 0:
+        doubts.append("its fourth channel is no plain alpha: are these four frames?")
     return "", doubts
 
 

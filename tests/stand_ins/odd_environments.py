@@ -117,6 +117,7 @@ drawn_whole = draws(lambda picture: picture.astype(np.int64))
 drawn_wrong = draws(lambda picture: picture.astype(np.float32))
 drawn_flat = draws(np.ravel)
 drawn_none = draws(lambda picture: None)
+seen_stack = sees(lambda picture: np.stack([picture[..., 0]] * 4, 2))
 seen_board = sees(lambda picture: picture[::8, ::8] // 100)
 seen_codes = sees(lambda picture: picture // 50)
 seen_bounded_codes = sees(
