@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from analysis.draw.save import save_figure, save_tables
 from analysis.draw.suite import Drawn, draw_suite
 from analysis.draw.tables import verdict_text
 from analysis.read.curves import read_curves, released_entries, write_released
-from analysis.read.frame import load_suite
+from analysis.read.frame import as_recorded, load_suite
 from analysis.read.mongo import opened
 from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
@@ -34,6 +35,7 @@ from analysis.variants import DEFAULT_REPRESENTATION, DREAMER
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
+from suites.language.nodes import show
 from suites.language.suite import Suite, expand
 from suites.record.scores import WINDOW_WORDS
 
@@ -54,6 +56,17 @@ def _parser(about: str) -> command.Parser:
     return parser
 
 
+def env_steps(text: str) -> int:
+    """A number of env_steps, such as 2e6."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (1 <= value < 1e15):
+        raise argparse.ArgumentTypeError(f"{show(text)}: a number of env_steps such as 2e6")
+    return int(value)
+
+
 # --- figures ---------------------------------------------------------------------------------
 
 
@@ -68,14 +81,13 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--last", type=int,
         help=f"average so many evaluations for a final score; default: those in {WINDOW_WORDS}",
     )  # fmt: skip
-    add("--at", type=float, help="ignore everything after so many env_steps (2e6)")
+    add("--at", type=env_steps, help="ignore everything after so many env_steps (2e6)")
     add("--export", type=Path, help="write our curves as JSON in the released format")
     add("--html", type=Path, help="write everything into one self-contained page")
     options = parser.parse_args(argv)
     options.out = options.out or options.results / "figures"
-    options.at = int(options.at) if options.at else None
-    if options.last is not None and options.last < 1:
-        raise UserError(f"--last {options.last}: at least 1")
+    if options.last is not None and not 1 <= options.last <= 10**9:
+        raise UserError(f"--last {show(options.last)}: from 1 to 1e9")
     if options.suite and options.all:
         raise UserError("--all and --suite: one of the two")
     return options
@@ -119,6 +131,7 @@ def make_suite(
 
     Returns its section of the report and its curves in the released format.
     """
+    suite = as_recorded(source, suite)
     loaded = load_suite(source, suite, options.metric)
     if loaded.frame.empty:
         return None
@@ -175,10 +188,10 @@ def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
     add("--margin", type=float, default=MARGIN,
         help="smallest difference that matters, in points, but at most half of what the released "
         "agent learned; default: 100")  # fmt: skip
-    add("--at", type=float, help="compare at so many env_steps at most (1e6)")
+    add("--at", type=env_steps, help="compare at so many env_steps at most (1e6)")
     add("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
-    if not options.margin > 0:
+    if not 0 < options.margin < math.inf:
         raise UserError(f"--margin {options.margin}: more than 0")
     return options
 
@@ -204,11 +217,12 @@ def reproduction(options: argparse.Namespace) -> int:
 def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
     suite = expand(options.suite)
     with opened(options.results, options.mongo) as source:
+        suite = as_recorded(source, suite)
         loaded = load_suite(source, suite, options.metric)
         if loaded.frame.empty:
             raise UserError(f"no results of {suite.name} in {source}")
     return summarise(
-        suite, loaded, metric=options.metric, until=int(options.at) if options.at else None,
+        suite, loaded, metric=options.metric, until=options.at,
         reference=reference, method=options.method, margin=options.margin,
     )  # fmt: skip
 

@@ -15,6 +15,9 @@ if sys.path[0] == str(HERE):  # started as a file: find our packages, not the fi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    import dreamer
+
+    dreamer.end_quietly_on_ctrl_c(argv is None)
     from analysis import commands
     from suites import command
 

@@ -16,14 +16,14 @@ from dreamer.run_folder import checkpoint_paths
 KEEP = 2
 
 
-def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[str, Any]) -> Path:
-    """Writes `checkpoint-<env_steps>-<updates>.pt` and its SHA-256 beside it, durably.
+def save_checkpoint(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    """Writes the checkpoint of this name, and its SHA-256 beside it, durably.
 
     The checkpoint appears under its name only when it and its checksum are on the disk. Older ones
-    than the last two are removed.
+    than the last two are removed, except the one that `content["common"]` names.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / run_folder.checkpoint_name(env_steps, updates)
+    path = folder / name
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         torch.save(content, file)
@@ -35,9 +35,14 @@ def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[st
     os.replace(partial, path)
     _flush_folder(folder)
     for old in checkpoint_paths(folder)[:-KEEP]:
-        old.unlink()
-        run_folder.checksum_path(old).unlink(missing_ok=True)
+        if old.name != content.get("common"):
+            remove_checkpoint(old)
     return path
+
+
+def remove_checkpoint(path: Path) -> None:
+    path.unlink()
+    run_folder.checksum_path(path).unlink(missing_ok=True)
 
 
 class CheckpointWriter:
@@ -49,7 +54,12 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def save(
-        self, updates: int, env_steps: int, content: dict[str, Any], flush: Callable[[], None]
+        self,
+        updates: int,
+        env_steps: int,
+        content: dict[str, Any],
+        flush: Callable[[], None],
+        common: bool = False,
     ) -> None:
         """Begins to save `content` as it is now, after `flush` returned; waits for the one before
         and raises what stopped it."""
@@ -59,7 +69,8 @@ class CheckpointWriter:
         def write() -> None:
             try:
                 flush()
-                save_checkpoint(self.folder, updates, env_steps, content)
+                name = run_folder.checkpoint_name(env_steps, updates, common)
+                save_checkpoint(self.folder, name, content)
             except BaseException as error:
                 self._error = error
 

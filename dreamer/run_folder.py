@@ -18,22 +18,27 @@
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
     results/suites/SUITE/runs.json   the runs of a suite
 
-Only this module knows these names. It needs the standard library alone, so that every package, a
-SLURM job and a notebook can use it.
+Only this module knows these names. It needs hardly more than the standard library, so that every
+package, a SLURM job and a notebook can use it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from dreamer.errors import one_line
 
 RESULTS = Path("results")  # of every command: in the folder where it is typed
 CONFIG = "config.json"
@@ -132,12 +137,13 @@ def attempts(folder: Path | str) -> list[int]:
         names = os.listdir(os.path.join(folder, ATTEMPTS))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def checkpoint_name(env_steps: int, updates: int) -> str:
-    """Names sort as the checkpoints were saved."""
-    return f"checkpoint-{env_steps:010d}-{updates:09d}.pt"
+def checkpoint_name(env_steps: int, updates: int, common: bool = False) -> str:
+    """Names sort as the checkpoints were saved. `common`: the last one that a run with a larger
+    budget has too."""
+    return f"checkpoint-{env_steps:010d}-{updates:09d}{'.common' if common else ''}.pt"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -165,6 +171,18 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises OSError, also for what is no file: a pipe or a device could
+    keep a reader for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes the whole file or nothing, as UTF-8."""
     with replacing(path) as partial:
@@ -179,22 +197,59 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if there is no file, or no object in it."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+# The types of what status.json holds; None is allowed everywhere, and other keys hold anything.
+_NUMBERS = (
+    *("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due", "seconds_left"),
+    *("episode_return", "evaluate_return", "env_steps_per_second"),
+)
+_WHOLE = ("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due")
+_TEXTS = (
+    *("run_id", "status", "started", "ended", "heartbeat", "host", "executor", "device", "code"),
+    *("error", "unsure"),
+)
+_MOST = 1e13  # of any number in it; more is damage
+
+
 def read_status(folder: Path) -> StatusRecord | None:
-    """The run's status.json; None if there is none, {} if it cannot be read."""
+    """The run's status.json; None if there is none, {} if it cannot be read or a value has another
+    type than attempts write. Its texts are lines that can be printed."""
     try:
-        with open(folder / STATUS, "rb") as file:
-            status = json.loads(file.read())
+        status = json.loads(read_bytes(folder / STATUS))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    if not isinstance(status, dict):
+        return {}
+    whole = all(type(status.get(key)) in (int, type(None)) for key in _WHOLE)
+    numbers = all(_is_number(status.get(key)) for key in _NUMBERS)
+    texts = {key: status[key] for key in _TEXTS if status.get(key) is not None}
+    names = status.get("suites") or []
+    if not (whole and numbers and isinstance(names, list)):
+        return {}
+    if not all(isinstance(text, str) for text in (*texts.values(), *names)):
+        return {}
+    return status | {key: one_line(text) for key, text in texts.items()}
+
+
+def _is_number(value: Any) -> bool:
+    kinds = (int, float, type(None))
+    return type(value) in kinds and (value is None or (math.isfinite(value) and abs(value) < _MOST))
+
+
+def is_complete(status: StatusRecord, env_steps: int) -> bool:
+    """Whether a run with this status is complete up to this budget."""
+    if status.get("status") != Status.COMPLETED:
+        return False
+    steps = [status.get(key) for key in ("budget_env_steps", "env_steps")]
+    known = [count for count in steps if count is not None]
+    return not known or max(known) >= env_steps
 
 
 def sha256(path: Path) -> str:
@@ -206,9 +261,15 @@ def sha256(path: Path) -> str:
 def read_checksum(path: Path) -> str | None:
     """The SHA-256 that was written for a checkpoint; None if there is none."""
     try:
-        return checksum_path(path).read_text(encoding="ascii").split()[0]
+        return read_bytes(checksum_path(path)).decode("ascii").split()[0]
     except (OSError, ValueError, IndexError):
         return None
+
+
+def size_text(size_bytes: float) -> str:
+    """So many bytes for people: "3.2 GB", "12.3 MB"."""
+    unit = next((u for u in (("GB", 1e9), ("MB", 1e6)) if size_bytes >= u[1]), ("kB", 1e3))
+    return f"{size_bytes / unit[1]:,.1f} {unit[0]}"
 
 
 def now() -> str:

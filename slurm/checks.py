@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -100,6 +101,14 @@ def disk_bytes() -> int:
     return int(forecast(make_config("published", {"task": "walker_walk"}), 6).disk_bytes)
 
 
+def lock(path: str) -> str:
+    """`held` if another process has the file at `path` locked, else `free`."""
+    from suites.record.folder import flock
+
+    with open(path, "rb+") as file:
+        return "free" if flock(file, Path(path)) else "held"
+
+
 def mongo() -> bool:
     """Reaches the MongoDB at the URL in DOCTOR_URL, which no other process can read there."""
     import pymongo
@@ -115,6 +124,7 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "cuda": cuda,
     "update": update,
     "disk_bytes": disk_bytes,
+    "lock": lock,
     "mongo": mongo,
 }
 

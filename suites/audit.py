@@ -22,21 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import BEFORE
+from dreamer.config import BEFORE, outcome_values
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
-from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
 from suites.record.contents import Finding, RunContents, read
-from suites.record.folder import state_of
+from suites.record.folder import look
 from suites.record.metrics import read_metrics
 from suites.record.mongo import connect_all
 
 RERUN = "run the suite again"
+UNKNOWN_COMMIT = "commit unknown"
+OWN = {"task": "environment"}  # what a setting's own code is called
 MANY = 100  # runs, from which on several processes are quicker
 
 
@@ -130,6 +131,8 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
         yield finding("failed", str(r.status.get("error")), f"see {log}; then --retry-failed")
     elif r.state == State.DEAD:
         yield finding("dead", f"last heartbeat {r.status.get('heartbeat')}", RERUN)
+    elif r.status.get("unsure"):
+        yield finding("unknown", r.status["unsure"], "look again from where it can be seen")
     elif r.state != State.DONE:
         yield finding("incomplete", f"it is {r.state}", RERUN)
     if r.config is None:
@@ -137,15 +140,18 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
             "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
         )
     else:
-        recorded = BEFORE | r.config  # settings that came later had this value
-        differing = sorted(
-            key for key in outcome_settings() if recorded.get(key) != r.run.config[key]
-        )
+        expected = outcome_values(r.run.config)
+        # Settings that came later had their `before` value; what is missing is shown as None.
+        recorded = outcome_values(dict.fromkeys(expected) | {"env_steps": 0} | BEFORE | r.config)
+        differing = sorted(key for key in expected if recorded[key] != expected[key])
         if differing:
-            shown = ", ".join(f"{k}={recorded.get(k)!r}" for k in differing)
+            shown = ", ".join(f"{k}={recorded[k]!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.provenances:
         yield finding("provenance", "no attempt has a provenance.json", "start it --fresh")
+    for number in r.damaged:
+        text = f"attempt {number}: {run_folder.PROVENANCE} cannot be read"
+        yield finding("provenance", text, "restore it, or start it --fresh")
     yield from (finding("metrics", problem, "start it --fresh") for problem in metrics_problems(r))
     budget = r.run.config["env_steps"]
     last = r.metrics[-1]["env_steps"] if r.metrics else 0
@@ -183,9 +189,16 @@ def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
         if not _is(path, run_folder.read_checksum(path)):
             older = "" if r.state == State.DONE else ": the one before is used"
             yield path, f"delete it{older}"
+    last = max(run_folder.attempts(r.folder), default=0)
     for number, provenance in r.provenances.items():
+        if r.state != State.DONE or number != r.status.get("attempt"):
+            continue  # it was stopped, perhaps while it copied; the attempt that ended has them all
         for name, checksum in (provenance.get("artifacts") or {}).items():
             copy = run_folder.sacred_run_path(results, r.run.run_id, number) / f"run_{name}"
+            if number != last:  # a larger budget has changed the run's own files since
+                if not _is(copy, checksum):
+                    yield copy, "nothing: it is of a smaller budget; the run's own files are whole"
+                continue
             for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
                 if not _is(path, checksum):
                     yield path, f"copy {other} over it, if that one is whole"
@@ -199,13 +212,16 @@ def _is(path: Path, checksum: str | None) -> bool:
 
 
 def _end(path: Path) -> bytes:
-    """The last two bytes of a file, by which a JSON file that was cut is seen."""
+    """The last two bytes of a file, by which a JSON file that was cut is seen; none if there is no
+    file."""
     try:
         with open(path, "rb") as file:
-            file.seek(-2, os.SEEK_END)
-            return file.read()
-    except OSError:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2))
+            return file.read() or b"empty"
+    except FileNotFoundError:
         return b""
+    except OSError:
+        return b"unreadable"
 
 
 def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
@@ -229,18 +245,17 @@ def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
 
 
 def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
-    """Versions of code, packages and renderer that differ between the runs of a suite."""
-    aspects = {
-        "code": lambda s: s.get("code"),
-        "packages": lambda s: _digest(s.get("packages")),
-        "renderer": lambda s: s.get("renderer") if s.get("renderer") != "none" else None,
-    }
-    for name, aspect in aspects.items():
-        users: dict[Any, list[tuple[str, int]]] = {}
-        for r in contents:
-            for number, provenance in r.provenances.items():
-                if aspect(provenance) is not None:
-                    users.setdefault(aspect(provenance), []).append((r.run.run_id, number))
+    """Versions of code, packages, renderer and of users' own environments and variants that differ
+    between the runs of a suite; code whose commit is not known."""
+    versions: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    for r in contents:
+        for number, provenance in r.provenances.items():
+            for name, version in _versions(provenance):
+                versions.setdefault(name, {}).setdefault(version, []).append((r.run.run_id, number))
+    for problem, attempts in versions.pop(UNKNOWN_COMMIT, {}).items():
+        text = f"{len(attempts)} attempts: the commit of their code is not known ({problem})"
+        yield Finding(UNKNOWN_COMMIT, *attempts[0], text, "keep a copy of the code that made them")
+    for name, users in versions.items():
         if len(users) < 2:
             continue
         usual = max(users, key=lambda version: len(users[version]))
@@ -255,6 +270,21 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
                     text,
                     "compare them; --fresh starts runs anew",
                 )
+
+
+def _versions(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, its version) of all that made an attempt's numbers."""
+    yield "packages", _digest(provenance.get("packages"))
+    if provenance.get("code") is not None:
+        yield "code", provenance["code"]
+    if provenance.get("renderer") not in (None, "none"):
+        yield "renderer", provenance["renderer"]
+    for setting, own in (provenance.get("own") or {}).items():
+        named = (provenance.get("config") or {}).get(setting)
+        yield f"{OWN.get(setting, setting)} {named}", own["version"]
+    git = provenance.get("git")
+    if git is not None and git.get("commit") is None:
+        yield UNKNOWN_COMMIT, git.get("problem") or "git did not say why"
 
 
 def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:
@@ -309,8 +339,8 @@ def describe(results: Path, run_id: str) -> str:
         raise UserError(
             f"--run {run_id}: no such run" + (f"; {nearest(run_id, names)}" if names else "")
         )
-    status = run_folder.read_status(folder)
-    lines = [run_id, f"  state {state_of(folder, status)}"]
+    state, status = look(folder)
+    lines = [run_id, f"  state {state}"]
     lines += [f"  {key} {value}" for key, value in (status or {}).items() if value is not None]
     for number in run_folder.attempts(folder):
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)

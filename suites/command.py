@@ -1,54 +1,24 @@
-"""What the commands share: the options that choose runs, and how errors are reported.
-
-A mistake of the user is one line on stderr (`error: ...`) and exit code 2, never a traceback.
-"""
+"""What the commands share: the options that choose runs."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from dreamer.command_line import Parser, main
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS
 from suites.language.nodes import scalar, show
 from suites.language.suite import Run, Suite, check_overrides, expand, merge
+from suites.record.contents import as_recorded
 
-BAD_INPUT = 2
+__all__ = ["Parser", "chosen", "group_by_seed", "main", "parser", "select"]
 SELECTABLE = ("run_id", "suites", *SETTINGS)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports mistakes as UserErrors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def main(
-    parse: Callable[[Sequence[str]], argparse.Namespace],
-    command: Callable[[argparse.Namespace], int],
-    arguments: Sequence[str] | None,
-) -> int:
-    """Parses (the command line, if `arguments` is None) and executes; returns the exit code."""
-    try:
-        code = command(parse(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except BrokenPipeError:  # `| head` has ended; without this Python complains when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def parser(module: str, about: str, suites: str = "+") -> Parser:
@@ -71,6 +41,7 @@ def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     """The whole suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
     suites = [expand(path, settings) for path in options.suites]
+    suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.run_folder import State
+from dreamer.run_folder import State, size_text
 from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
 from suites.language.suite import Run
@@ -114,8 +114,8 @@ def text(forecast: Forecast) -> str:
     lines += [f"          {source}" for source in forecast.sources]
     pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[forecast.device]:g} env_steps/s are assumed"
     lines += [f"          {kind}: never measured; {pace}" for kind in forecast.assumed]
-    lines.append(f"disk      {_amount(forecast.disk_gb)} GB of replay")
-    lines.append(f"memory    {_amount(forecast.memory_gb)} GB per run, roughly")
+    lines.append(f"disk      {size_text(forecast.disk_gb * 1e9)} of replay")
+    lines.append(f"memory    {size_text(forecast.memory_gb * 1e9)} per run, roughly")
     return "\n".join(lines)
 
 

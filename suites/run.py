@@ -30,9 +30,11 @@ from suites.forecast import Forecast, make_forecast
 from suites.language.identity import overrides_of
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
-from suites.record.folder import make_folder
+from suites.record.folder import locked, look, make_folder
+from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
+MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
 
 
@@ -58,8 +60,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
     add("--yes", action="store_true", help="do not ask before more than a day of work")
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError("--workers: at least 1")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
     return options
 
 
@@ -70,7 +72,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
         return 0
     executor = choose_executor(options.executor, suites)
-    found = states(options.results, (r.run_id for r in runs))
+    configs = {r.run_id: r.config for r in runs}
+    found = states(options.results, configs)
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
@@ -82,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if executor.on_this_machine and not options.yes:
         confirm(expected)
+        found = states(options.results, configs)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
@@ -110,15 +114,14 @@ def choose(
         if busy:
             raise UserError(f"--fresh: {busy[0]} is {found[busy[0]][0]}; stop it first")
         for run_id, text in unsure.items():
-            raise UserError(f"--fresh: {run_id} may be queued: {text}")
+            raise UserError(f"--fresh: {run_id}: {text}")
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
     for run_id, text in list(unsure.items())[:MAX_NAMED]:
-        hint = "if it is gone for good: suites.cancel --forget"
-        print(f"skip  {run_id}: {text} ({hint})", file=sys.stderr)
+        print(f"skip  {run_id}: {text}", file=sys.stderr)
     named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
     if len(busy) + len(unsure) > named:
         print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
@@ -145,10 +148,20 @@ def unsure_because(state: State, status: StatusRecord | None) -> str | None:
 
 
 def set_aside(results: Path, run_id: str) -> None:
-    """Moves a run's folder to `results/discarded`; nothing is deleted."""
+    """Moves a run's folder to `results/discarded`; nothing is deleted. Decides under the run's
+    lock, since it may have been started in the meantime: raises UserError then."""
     folder = run_folder.run_path(results, run_id)
     if not folder.exists():
         return
+    with locked(folder):
+        state, status = look(folder, holding=True)
+        if state == State.RUNNING or unsure_because(state, status):
+            host = (status or {}).get("host")
+            raise UserError(f"--fresh: {run_id} is running on {host}; stop it first")
+        _move(results, run_id, folder)
+
+
+def _move(results: Path, run_id: str, folder: Path) -> None:
     number = max(run_folder.attempts(folder), default=0)
     aside = run_folder.discarded_path(results, run_id, number)
     while aside.exists():
@@ -199,7 +212,11 @@ def confirm(expected: Forecast) -> None:
     print(forecast.text(expected), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started")
 
 
@@ -209,7 +226,7 @@ def note(text: str) -> None:
 
 def report(results: Path, runs: Sequence[Run]) -> int:
     """Prints how many runs are in which state; returns 0 if all are done."""
-    found = states(results, (r.run_id for r in runs))
+    found = states(results, {r.run_id: r.config for r in runs})
     counts = dict.fromkeys(State, 0)
     for state, _ in found.values():
         counts[state] += 1
@@ -289,16 +306,16 @@ def _spec(r: Run, results: Path, executor: Executor, observers: list[str]) -> Sp
         results=str(results.resolve()),
         executor=executor.name,
         observers=observers,
-        command=[
-            *("python", "-m", "suites.run"),
-            *map(provenance.without_credentials, sys.argv[1:]),
-        ],
+        command=["python", "-m", "suites.run", *map(hide_word, sys.argv[1:])],
     )
 
 
 def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
-    """Prints how many of the runs were begun with other code."""
-    version = provenance.code().version
+    """Prints how many of the runs were begun with other code, and if the commit is not known."""
+    code = provenance.code()
+    version = code.version
+    if code.problem:
+        note(f"the commit of the code is not known ({code.problem}); its version is {version}")
     older: dict[str, int] = {}
     for r in runs:
         begun = (found[r.run_id][1] or {}).get("code")

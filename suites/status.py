@@ -29,6 +29,7 @@ from suites.language.suite import Run
 from suites.record.scores import recorded_score
 
 WATCH_EVERY_S = 5.0
+MUCH_TOO_SHORT = 0.1  # share of a run's episodes, from which it is shown
 MAX_PROBLEMS = 20  # shown; the JSON has all
 
 
@@ -71,10 +72,11 @@ def watch(options: argparse.Namespace) -> int:
 def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each run: its settings in short, its state, and the values of its status.json."""
     rows = []
-    statuses = states(results, (run.run_id for run in runs))
+    statuses = states(results, {run.run_id: run.config for run in runs})
     keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
-            "final_score", "final_evaluations", "env_steps_per_second", "seconds_left", "started",
-            "heartbeat", "host", "executor", "code", "error", "slurm", "unsure")  # fmt: skip
+            "final_score", "final_evaluations", "short_episodes", "env_steps_per_second",
+            "seconds_left", "started", "heartbeat", "host", "executor", "code", "error", "slurm",
+            "unsure")  # fmt: skip
     for run in runs:
         state, status = statuses[run.run_id]
         c = run.config
@@ -119,6 +121,10 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
         lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
         if len(wrong) > MAX_PROBLEMS:
             lines.append(f"  ... and {len(wrong) - MAX_PROBLEMS} more; --format json has all")
+    short = [row for row in rows if (row["short_episodes"] or 0) > MUCH_TOO_SHORT]
+    if short:
+        lines += ["", "episodes too short to be sampled (see `length`), so never trained on"]
+        lines += [f"  {row['run_id']}: {row['short_episodes']:.0%}" for row in short[:MAX_PROBLEMS]]
     codes = sorted({row["code"] for row in rows if row["code"]})
     if len(codes) > 1:
         lines += ["", f"computed with {len(codes)} versions of the code: {', '.join(codes)}"]
@@ -171,10 +177,9 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     log = run_folder.attempt_path(folder, row["attempt"]) / run_folder.LOG
     if row["state"] == State.FAILED:
         return f"{row['run_id']} failed: {row['error']}; see {log}"
-    seen = run_folder.age_s(row["heartbeat"])
-    ago = f"last seen {datetime.timedelta(seconds=int(seen))} ago" if seen < 1e9 else "never seen"
+    last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
-    return f"{row['run_id']} is dead: {ago} on {row['host']}{error}; the next run continues it"
+    return f"{row['run_id']} is dead: {last}{error}; the next run continues it"
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     for content in (ours, theirs):
         del content["seconds"], content["metrics_bytes"]  # lengths of the seconds' digits
     assert_same(ours, theirs)
-    for name in ("images.u8", "steps.f32", "episodes.jsonl"):
+    for name in ("images.zst", "steps.f32", "episodes.jsonl"):
         assert (a / "replay" / name).read_bytes() == (b / "replay" / name).read_bytes()
     with np.load(a / "prediction.npz") as x, np.load(b / "prediction.npz") as y:
         assert all(np.array_equal(x[key], y[key]) for key in ("truth", "model", "env_steps"))
@@ -130,9 +130,9 @@ def test_seeding_is_five_full_episodes_and_more_short_ones(preset):
     assert play(before, 60)[:4] == (300, 0, 0, 5)
 
 
-def test_short_episodes_leave_something_to_sample(tmp_path):
+def test_short_episodes_leave_something_to_sample(tmp_path, capsys):
     """Four of five episodes are too short to be sampled, and at first all of them."""
-    config = minute("short_episodes:make", env_steps=160, seed_min_env_steps=100)
+    config = minute("short_episodes:make", seed=2, env_steps=160, seed_min_env_steps=100)
     with pytest.raises(UserError, match="seed_min_env_steps"):
         train(dataclasses.replace(config, seed_min_env_steps=0), tmp_path / "before")
     train(config, tmp_path / "run")
@@ -141,6 +141,17 @@ def test_short_episodes_leave_something_to_sample(tmp_path):
     assert len(random) > config.seed_episodes
     assert random[-2]["env_steps"] < config.seed_min_env_steps <= random[-1]["env_steps"]
     assert any(r["kind"] == "update" for r in records)
+    assert "episodes are shorter than a sequence (length 5 agent_steps" in capsys.readouterr().err
+    last = [r for r in records if r["kind"] == "replay"][-1]
+    lengths = [r["episode_length_agent_steps"] + 1 for r in records if r["kind"] == "episode"]
+    assert last["short_episodes"] == sum(steps < config.length for steps in lengths)
+    assert last["short_episodes_share"] == last["short_episodes"] / len(lengths) > 0.5
+
+
+def test_full_episodes_are_no_reason_for_a_warning(tmp_path, capsys):
+    train(minute(env_steps=120), tmp_path)
+    assert "shorter" not in capsys.readouterr().err
+    assert not [line for line in records(tmp_path) if line["kind"] == "replay"]
 
 
 def test_a_whole_run_follows_algorithm_1():
@@ -282,6 +293,20 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 def test_diverged_losses_end_the_run(tmp_path):
     with pytest.raises(FloatingPointError, match="not finite after"):
         train(minute(model_learning_rate=1e20, gradient_clip_norm=1e30), tmp_path)
+
+
+@pytest.mark.parametrize("task", ["toy_dot", "toy_discrete"])
+def test_diverged_losses_end_the_run_also_where_no_record_is_due(tmp_path, task):
+    config = minute(
+        task,
+        env_steps=80,
+        log_every_updates=1000,
+        model_learning_rate=1e20,
+        gradient_clip_norm=1e30,
+    )
+    with pytest.raises(FloatingPointError, match=r"not finite after 7 updates: .*_loss"):
+        train(config, tmp_path)
+    assert not checkpoint_paths(tmp_path / "checkpoints")
 
 
 # Interruption.

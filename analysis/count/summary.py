@@ -149,7 +149,7 @@ def summarise(
             suite.name, runs, loaded.frame,
             reference=reference, metric=metric, method=method, margin=margin, at=until,
         ),
-        problems=problems + commit_problems(runs),
+        problems=problems + commit_problems(runs) + environment_problems(runs),
         synthetic=bool(runs["synthetic"].any()),
     )  # fmt: skip
 
@@ -157,8 +157,8 @@ def summarise(
 def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.DataFrame, list[str]]:
     """A row for every planned run with what the records say of it, and notes on methods.
 
-    `state` is its Completeness. A run is complete when its status is COMPLETED, or when its values
-    reach its target to within one interval of evaluations.
+    `state` is its Completeness. A run is complete when its status is COMPLETED and its own budget
+    reaches its target, or when its values do, to within one interval of evaluations.
     """
     x = suite.shown.x
     keys = ("task", "behaviour", "representation", "seed", "preset")
@@ -170,7 +170,8 @@ def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.Da
     runs["x"] = [config[x.setting_of(config["behaviour"])] if x else 0 for config in runs["config"]]
     budgets = [int(config["env_steps"]) for config in runs["config"]]
     runs["target_env_steps"] = [min(b, until) if until else b for b in budgets]
-    known = ["last_env_steps", "attempts", "commits", "synthetic", "provenance", "status", "error"]
+    known = ["budget_env_steps", "last_env_steps", "attempts", "commits", "synthetic", "provenance",
+             "status", "error"]  # fmt: skip
     runs = runs.merge(loaded.runs[["run_id", *known]], on="run_id", how="left")
     runs["status"] = runs["status"].astype(object).fillna("MISSING")
     runs["synthetic"] = runs["synthetic"].fillna(False).astype(bool)
@@ -185,7 +186,8 @@ def _completeness(run: Any) -> Completeness:
     if run.status == "MISSING" or run.last_env_steps == 0:
         return Completeness.MISSING
     near = run.target_env_steps - int(run.config["eval_every_env_steps"])
-    done = run.status == Status.COMPLETED or run.last_env_steps > near
+    completed = run.status == Status.COMPLETED and run.budget_env_steps >= run.target_env_steps
+    done = completed or run.last_env_steps > near
     return Completeness.COMPLETE if done else Completeness.SHORT
 
 
@@ -381,3 +383,20 @@ def commit_problems(runs: pd.DataFrame) -> list[str]:
         return []
     words = ", ".join(f"{commit} ({count} runs)" for commit, count in sorted(found.items()))
     return [f"several versions of the code: {words}"]
+
+
+def environment_problems(runs: pd.DataFrame) -> list[str]:
+    """A line for each task whose runs were made in several versions of a user's own environment."""
+    found: dict[str, dict[str, int]] = {}
+    for task, provenance in zip(runs["task"], runs["provenance"], strict=True):
+        own = (provenance.get("own") or {}) if isinstance(provenance, dict) else {}
+        if "task" in own:
+            versions = found.setdefault(task, {})
+            version = own["task"]["version"]
+            versions[version] = versions.get(version, 0) + 1
+    return [
+        f"{task}: several versions of the environment: "
+        + ", ".join(f"{version} ({count} runs)" for version, count in sorted(versions.items()))
+        for task, versions in found.items()
+        if len(versions) > 1
+    ]

@@ -63,9 +63,12 @@ class FileSource:
             pass
         return digest.hexdigest()
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        return _read_object(self.folder(run_id) / run_folder.CONFIG)
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         folder = self.folder(run_id)
-        config = _read_object(folder / run_folder.CONFIG)
+        config = self.config(run_id)
         if config is None:
             raise UserError(f"{run_id}: no {run_folder.CONFIG} in its run folder")
         attempts = [

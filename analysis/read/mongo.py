@@ -42,6 +42,10 @@ class MongoSource:
     def fingerprint(self, run_id: str) -> str:
         raise UserError("records in a database are never cached: load them without a cache")
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        documents = self._documents(run_id)
+        return documents[max(documents)]["config"] if documents else None
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         documents = self._documents(run_id)
         attempts = [{**_origin(documents[number]), "attempt": number} for number in documents]

@@ -61,6 +61,21 @@ def choose_renderer() -> str:
     raise UserError(f"no renderer works ({'; '.join(problems)}); {_INSTALL}")
 
 
+class _RendererFirst:
+    """Finds no module itself: it chooses the renderer before one is imported that draws."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in ("mujoco", "dm_control"):
+            choose_renderer()
+
+
+def choose_renderer_at_import() -> None:
+    """Calls `choose_renderer` before MuJoCo is imported, by whoever: others' environments may do so
+    at any time, or never, and then need none."""
+    if not any(isinstance(finder, _RendererFirst) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RendererFirst())
+
+
 def renderer_name() -> str:
     """The renderer in use and what draws with it; "" before `choose_renderer` was called."""
     return os.environ.get(_CHECKED, "")

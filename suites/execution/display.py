@@ -138,4 +138,4 @@ def ending_text(spec: Spec, status: dict[str, Any], note: str) -> str:
     if recorded == Status.INTERRUPTED:
         return f"stop  {spec.run_id} at {status.get('env_steps') or 0:,} env_steps"
     log = run_folder.attempt_path(spec.folder, status.get("attempt", "")) / run_folder.LOG
-    return f"FAIL  {spec.run_id}: {status.get('error')}; see {log}"
+    return f"FAIL  {spec.run_id}: {status.get('error') or 'it ended without a word'}; see {log}"

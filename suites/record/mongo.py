@@ -159,11 +159,12 @@ class Server:
             change["info.provenance"] = origin(r.provenances[number])
         held = {one["name"]: one for one in document.get("artifacts") or ()}
         for name in self._wrong_artifacts(r, number, document):
-            path = r.folder / name
-            if (
-                path.exists()
-                and run_folder.sha256(path) == r.provenances[number]["artifacts"][name]
-            ):
+            # A larger budget has changed the run's own file since; Sacred's copy stays.
+            copy = run_folder.sacred_run_path(r.folder.parents[1], r.run.run_id, number)
+            checksum = r.provenances[number]["artifacts"][name]
+            paths = [p for p in (r.folder / name, copy / f"run_{name}") if p.exists()]
+            path = next((p for p in paths if run_folder.sha256(p) == checksum), None)
+            if path is not None:
                 data, where = path.read_bytes(), f"artifact://runs/{run_id}/run_{name}"
                 delete_files(self.files, where)
                 file_id = self.files.put(data, filename=where)
@@ -221,9 +222,12 @@ def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> 
 
 
 def _status(r: RunContents, number: int) -> str:
-    """The status of an attempt: of the last, the run's; of earlier ones, by their error files."""
+    """The status of an attempt: of the last, the run's; of earlier ones, by their files. One that
+    was completed has artifacts: the next had a larger budget."""
     if number == r.status.get("attempt"):
         return Status.INTERRUPTED if r.state == State.DEAD else str(r.status.get("status"))
+    if (r.provenances.get(number) or {}).get("artifacts"):
+        return Status.COMPLETED
     failed = (run_folder.attempt_path(r.folder, number) / run_folder.ERROR).exists()
     return Status.FAILED if failed else Status.INTERRUPTED
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dreamer.errors import UserError
-from suites.record.provenance import without_credentials
+from suites.record.secrets import bare, hide
 
 VARIABLE = "DREAMER_MONGO_URL"
 DATABASE = "dreamer"  # where the URL names none
@@ -22,7 +22,7 @@ SCHEMES = ("mongodb://", "mongodb+srv://")
 
 def name(url: str) -> str:
     """The server in messages and records: the URL without credentials and options."""
-    return without_credentials(url).split("?")[0]
+    return bare(url)
 
 
 def give(url: str) -> None:
@@ -63,7 +63,7 @@ def connect(url: str) -> tuple[Any, str]:
         database = urllib.parse.urlsplit(url).path.strip("/") or DATABASE
         client[database]  # raises for a name that is not allowed
     except (PyMongoError, ValueError) as error:
-        raise UserError(f"{server}: {without_credentials(str(error))}") from None
+        raise UserError(f"{server}: {hide(str(error))}") from None
     return client, database
 
 
@@ -75,5 +75,5 @@ def failures_told(url: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("pymongo", "gridfs", "bson"):
             raise
-        text = without_credentials(str(error)).split(",")[0]
+        text = hide(str(error)).split(",")[0]
         raise UserError(f"{name(url)}: not reached, or it refused: {text}") from None

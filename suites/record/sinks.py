@@ -19,7 +19,7 @@ from sacred.serializer import flatten
 from dreamer import run_folder
 from dreamer.run_folder import write_json
 from suites.record import mongo, mongo_urls
-from suites.record.provenance import without_credentials
+from suites.record.secrets import hide
 
 RETRY_AFTER_S = 5.0
 LAST_WAIT_S = 20.0  # how long a finished run waits for its last events to be delivered
@@ -87,7 +87,7 @@ class Sink:
 
     def _miss(self, error: Exception) -> None:
         if not self.missed:
-            text = without_credentials(f"{type(error).__name__}: {error}")
+            text = hide(f"{type(error).__name__}: {error}")
             warnings.warn(f"{self.name} misses records, training goes on: {text}", stacklevel=2)
         self.missed += 1
 
@@ -104,7 +104,8 @@ class Sink:
         self._send("interrupted_event", arguments)
 
     def failed_event(self, **arguments: Any) -> None:
-        self._send("failed_event", arguments)
+        lines = [hide(line) for line in arguments.get("fail_trace") or ()]
+        self._send("failed_event", {**arguments, "fail_trace": lines})
 
     def resource_event(self, **arguments: Any) -> None:
         self._send("resource_event", arguments)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+
 import pytest
 
 from slurm import doctor
@@ -13,6 +16,25 @@ def test_too_little_disk_is_a_failure_with_something_to_do(tmp_path):
     row = doctor.check_disk(tmp_path / "results", needs_gb=1e9)
     assert row.verdict == doctor.FAIL and "--results" in row.todo
     assert doctor.check_disk(tmp_path / "results", needs_gb=0.0).verdict == doctor.OK
+
+
+def test_a_lock_is_tried_from_two_processes_and_for_another_machine(tmp_path, monkeypatch):
+    assert doctor.check_locks(tmp_path / "results").verdict == doctor.OK
+    with doctor._locked_file(tmp_path / "results") as held:
+        assert doctor.check_locks_across(held).verdict == doctor.OK
+    assert list(tmp_path.iterdir()) == []
+    unlocked = tmp_path / "file"
+    unlocked.touch()
+    row = doctor.check_locks_across(unlocked)  # as where locks do not cross machines
+    assert row.verdict == doctor.FAIL and "nolock" in row.todo
+    assert doctor.check_locks_across(tmp_path / "elsewhere").verdict == doctor.FAIL
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    row = doctor.check_locks(tmp_path)
+    assert row.verdict == doctor.FAIL and "no file locks" in row.found and "lockd" in row.todo
 
 
 def test_an_absent_mongodb_is_found_and_its_password_not_shown():

@@ -473,7 +473,9 @@ def test_runs_of_a_cluster_that_is_gone_can_be_taken_back(tmp_path, monkeypatch,
     code, out, _ = command("cancel", suite, *some, "--forget")
     assert code == 0 and "2 of 2 runs forgotten" in out
     assert states(suite) == {0: "unknown", 1: "missing", 2: "missing"}
-    todo = choose(parse([str(suite)]), runs, states_of(results, (run.run_id for run in runs)))
+    todo = choose(
+        parse([str(suite)]), runs, states_of(results, {run.run_id: run.config for run in runs})
+    )
     assert [run.config["seed"] for run in todo] == [1, 2]
     assert "suites.cancel --forget" in capsys.readouterr().err
 
