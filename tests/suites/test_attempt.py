@@ -77,21 +77,21 @@ def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
     evaluations = [m for m in metrics_of(done) if m["kind"] == "evaluate"]
     last = [m["evaluate_return"] for m in evaluations if m["env_steps"] > 300 - 100]
     expected = sum(last) / len(last)
-    status = run_folder.read_status(done.folder)
-    assert status["final_score"] == pytest.approx(expected)
-    assert status["final_evaluations"] == len(last) < len(evaluations)
-    assert f"final score {expected:.1f} (mean of {len(last)} " in ending_text(done, status, "")
+    recorded = run_folder.read_status(done.folder)
+    assert recorded["final_score"] == pytest.approx(expected)
+    assert recorded["final_evaluations"] == len(last) < len(evaluations)
+    assert f"final score {expected:.1f} (mean of {len(last)} " in ending_text(done, recorded, "")
     [row] = suite_summary(path, done.results).finals.itertuples()
     assert (row.score, row.evaluations) == (pytest.approx(expected), len(last))
 
     def shown():
-        assert status_command.main([str(path), "--results", done.results]) == 0
+        assert status.main([str(path), "--results", done.results]) == 0
         return capsys.readouterr().out
 
     text = shown()
     assert f"{expected:.1f} (mean of {len(last)} evaluation" in text
-    del status["final_score"], status["final_evaluations"]
-    older = {**status, "heartbeat": run_folder.now()}
+    del recorded["final_score"], recorded["final_evaluations"]
+    older = {**recorded, "heartbeat": run_folder.now()}
     kept = (done.folder / run_folder.STATUS).read_bytes()
     run_folder.write_json(done.folder / run_folder.STATUS, older)
     assert shown() == text
