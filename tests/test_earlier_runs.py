@@ -39,7 +39,7 @@ def test_they_are_known_and_audited(earlier: list[str], capsys) -> None:
     assert audit(earlier) == 1
     findings = capsys.readouterr().out.splitlines()
     assert len(findings) == 2 and STOPPED in findings[0] and "it is stopped" in findings[0]
-    assert findings[1] == "2 runs, 1 findings"
+    assert findings[1] == "2 runs, 1 finding"
 
 
 def test_a_stopped_one_goes_on_and_all_are_drawn(earlier: list[str], tmp_path: Path) -> None:

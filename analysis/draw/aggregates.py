@@ -93,7 +93,7 @@ def _draw_profiles(
         axes.plot(rows["threshold"], rows["share"], color=style.colour, linestyle=style.line,
                   drawstyle="steps-post",
                   marker=style.marker, ms=2.8, markevery=(every // 2, every))  # fmt: skip
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(r"Normalised score $\tau$")
     axes.set_ylabel(r"Share of runs > $\tau$")

@@ -144,7 +144,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
         return []
     tasks = int(summary.aggregates["tasks"].iloc[0])
     what = {(0.0, 1000.0): "score / 1000"}.get(
-        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest score"
+        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest"
     )
     scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
     notes = [

@@ -253,7 +253,7 @@ def test_a_legend_names_every_setting_that_differs_and_no_common_one(made):
         "Random actions", "Best published",
     ]  # fmt: skip
     assert labels(drawn["figure11"]["curves"].figure) == [
-        "Action repeat 1", "Action repeat 2", "Action repeat 4", "Random actions", "D4PG", "A3C"
+        "Action repeat 1", "Action repeat 2", "Action repeat 4", "D4PG", "A3C", "Random actions"
     ]  # fmt: skip
     assert labels(drawn["plain"]["curves"].figure) == ["Dreamer"]
     # A setting that a behaviour does not use is not named with it.

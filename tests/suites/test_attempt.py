@@ -85,7 +85,7 @@ def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
     assert (row.score, row.evaluations) == (pytest.approx(expected), len(last))
 
     def shown():
-        assert status.main([str(path), "--results", done.results]) == 0
+        assert status_command.main([str(path), "--results", done.results]) == 0
         return capsys.readouterr().out
 
     text = shown()
