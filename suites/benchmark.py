@@ -4,9 +4,11 @@
     python -m suites.benchmark load [RUNS]       load 5,000 runs of 2,000 points, cold and warm
     python -m suites.benchmark training [STEPS]  the share of a run's time that its records take
     python -m suites.benchmark commands [RUNS]   the status of 10,000 runs; expand ten times as many
+    python -m suites.benchmark replay [FRAMES]   how small pictures of 21 tasks become, and how fast
 
 The first three print seconds of CPU (user and system) and of wall clock. `commands` prints CSV:
-medians of five new processes after one that warms up the disk's cache. Synthetic records go to a
+medians of five new processes after one that warms up the disk's cache. `replay` prints CSV:
+seconds of CPU, the best of three. Synthetic records go to a
 temporary folder. Files just written are read from memory; checkpoints are small here (0.1 MB), and
 each GB of them takes about a second more.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import resource
@@ -25,11 +28,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
 
 from dreamer import run_folder
+from dreamer.replay_files import BLOCK_STEPS, IMAGE_BYTES, IMAGES, LEVEL
 from suites import audit
+from suites.language.axes import TASK_SETS
 from suites.language.suite import Run, expand
 from suites.record import provenance
 from suites.record.metrics import read_metrics, values_of
@@ -100,6 +109,8 @@ def write_run(results: Path, run: Run) -> None:
     checkpoint = folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(1, 1)
     checkpoint.write_bytes(os.urandom(100_000))
     run_folder.checksum_path(checkpoint).write_text(run_folder.sha256(checkpoint))
+    (folder / run_folder.REPLAY).mkdir()
+    run_folder.discard_replay(folder, "the run was done")
     kept = [folder / name for name in run_folder.ARTIFACTS if (folder / name).exists()]
     origin = {
         "code": "0123456789ab", "renderer": "egl", "packages": provenance.packages(),
@@ -301,7 +312,95 @@ def medians(what: str, *words: str) -> str:
     return ",".join([what, *(f"{seconds:.2f}" for seconds in middle)])
 
 
+def measure_replay(folder: Path, frames: int) -> None:
+    """Pictures of random actions, packed in blocks of several lengths by several methods; then a
+    batch of 50 windows of 50 steps, as the replay packs them."""
+    from dreamer.replay import Episode, Replay
+
+    print("task,block_steps,level,method,ratio,pack_gb_per_s,unpack_gb_per_s,batch_ms")
+    for task in ("toy_dot", *TASK_SETS["control_suite"]):
+        image = _random_pictures(task, frames)
+        for row in packings(image):
+            print(task, *row, "", sep=",", flush=True)
+        replay = Replay(folder / task, 1, 50)
+        actions = np.zeros((len(image), 1), np.float32)
+        for _ in range(20):
+            replay.append(Episode(image, actions, actions[:, 0], actions[:, 0]))
+        generator = np.random.default_rng(0)
+        sample = functools.partial(replay.sample, generator, 50)
+        batch_s = _best_s(sample, time.process_time, 20)
+        ratio = len(image) * IMAGE_BYTES * 20 / (folder / task / IMAGES).stat().st_size
+        chosen = (BLOCK_STEPS, LEVEL, "chosen", f"{ratio:.1f}")
+        print(task, *chosen, "", "", f"{1e3 * batch_s:.1f}", sep=",", flush=True)
+        replay.close()
+
+
+def _random_pictures(task: str, frames: int) -> np.ndarray:
+    """The first `frames` pictures of episodes of random actions."""
+    from dreamer.config import make_config
+    from dreamer.envs.environment import make_environment
+    from dreamer.episodes import random_action
+
+    env = make_environment(make_config("published", {"task": task, "time_limit_env_steps": 1000}))
+    generator, step = np.random.default_rng(0), None
+    images: list[np.ndarray] = []
+    while len(images) < frames:
+        if step is None or step.terminal or step.truncated:
+            step = env.reset(len(images))
+        else:
+            space = env.action_space
+            step = env.step(random_action(generator, space.size, space.discrete))
+        images.append(step.image)
+    env.close()
+    return np.stack(images)
+
+
+def packings(image: np.ndarray) -> Iterator[tuple[object, ...]]:
+    """Block length, level, method, ratio, GB/s packed and unpacked. `difference`: each picture less
+    the one before it in its block; `first picture`: a dictionary for all blocks."""
+    first = zstandard.ZstdCompressionDict(
+        image[0].tobytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
+    )
+    for steps, level, method in itertools.product(
+        (10, 25, 50), (1, 3), ("plain", "difference", "first picture")
+    ):
+        known = first if method == "first picture" else None
+        packer = zstandard.ZstdCompressor(level, dict_data=known, write_checksum=True)
+        unpacker = zstandard.ZstdDecompressor(dict_data=known)
+        blocks = [image[at : at + steps] for at in range(1, len(image), steps)]
+        packed: list[bytes] = []
+
+        def pack(
+            blocks: list = blocks, packer: Any = packer, packed: list = packed, method: str = method
+        ) -> None:
+            packed.clear()
+            for block in blocks:
+                if method == "difference":
+                    block = np.concatenate([block[:1], np.diff(block, axis=0)])
+                packed.append(packer.compress(block.data.cast("B")))
+
+        def unpack(packed: list = packed, unpacker: Any = unpacker, method: str = method) -> None:
+            for data in map(unpacker.decompress, packed):
+                if method == "difference":
+                    block = np.frombuffer(data, np.uint8).reshape(-1, *image.shape[1:])
+                    np.add.accumulate(block, axis=0, dtype=np.uint8)
+
+        speeds = [image.nbytes / _best_s(run, time.thread_time, 3) / 1e9 for run in (pack, unpack)]
+        ratio = sum(block.nbytes for block in blocks) / sum(map(len, packed))
+        yield steps, level, method, f"{ratio:.1f}", *(f"{speed:.2f}" for speed in speeds)
+
+
+def _best_s(run: Callable[[], object], clock: Callable[[], float], times: int) -> float:
+    spent = []
+    for _ in range(times):
+        start = clock()
+        run()
+        spent.append(clock() - start)
+    return min(spent)
+
+
 MEASURES = {
+    "replay": (measure_replay, 501),
     "audit": (measure_audit, 1000),
     "load": (measure_load, 5000),
     "training": (measure_training, 20_000),
