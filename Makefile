@@ -2,6 +2,10 @@
 # make test         all tests, in an environment made here
 # make check        what is quick, for daily work
 # make format       let ruff put the code into shape
+# make environment  .venv with everything the tests need
+# make help         this list
+#
+# make PYTHON=python3.12 VENV=folder ...   with another Python, in another folder
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +26,7 @@ quickstart: $(RUNS)
 	@echo "==> Running $(SUITE)"
 	$(BIN)/python -m suites.run $(SUITE)
 	@echo "==> Drawing its figures"
-	$(BIN)/python analysis/make_figures.py --suite $(SUITE)
+	$(BIN)/python analysis/make_figures.py $(SUITE)
 
 test: $(TESTS)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Draw a suite's figures and tables from its records.
 
-python analysis/make_figures.py --suite suites/quickstart.yaml
+python analysis/make_figures.py suites/quickstart.yaml
 python analysis/make_figures.py                       every suite that has results
 python analysis/make_figures.py --all --html report.html
 """
@@ -17,6 +17,9 @@ if sys.path[0] == str(HERE):  # started as a file: find our packages, not the fi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    import dreamer
+
+    dreamer.end_quietly_on_ctrl_c(argv is None)
     from analysis import commands
     from suites import command
 

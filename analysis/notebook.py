@@ -18,13 +18,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.count.statistics import LAST_EVALUATIONS
 from analysis.count.summary import Summary, summarise
 from analysis.draw import aggregates, bars, lines
 from analysis.draw.page import RC, line_handle
 from analysis.draw.suite import bar_table, draw_suite, metric_label, score_label
 from analysis.read.files import FileSource
-from analysis.read.frame import Loaded, load_suite
+from analysis.read.frame import Loaded, as_recorded, load_suite
 from analysis.read.predictions import read_predictions
 from analysis.read.source import METRICS
 from dreamer.errors import UserError, nearest
@@ -50,7 +49,7 @@ def suite_summary(
     *,
     metric: str = "evaluate_return",
     band: str = "sd",
-    last: int = LAST_EVALUATIONS,
+    last: int | None = None,
     until: int | None = None,
 ) -> Summary:
     """The statistics of a suite that its figures and tables show.
@@ -124,10 +123,11 @@ def plot_aggregates(summary: Summary, axes: Axes | None = None) -> Axes:
 
 
 def _load(suite: str | Path, results: str | Path, metrics: Sequence[str]) -> tuple[Suite, Loaded]:
-    expanded = expand(suite)
+    expanded, source = expand(suite), FileSource(Path(results))
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder")
-    return expanded, load_suite(FileSource(Path(results)), expanded, *metrics)
+    expanded = as_recorded(source, expanded)
+    return expanded, load_suite(source, expanded, *metrics)
 
 
 def _axes_for(axes: Axes | None, summary: Summary, task: str) -> Axes:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from analysis.count.methods import STYLES, pair_of
+from analysis.count.methods import styles
 from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
 from analysis.read.curves import read_curves
@@ -39,25 +40,36 @@ def redraw(arguments: argparse.Namespace) -> int:
     table = pd.concat([pd.read_csv(path) for path in arguments.curves])
     if arguments.task:
         table = table[table["task"] == arguments.task]
-    table["method"] = [pair_of(method) for method in table["method"]]  # without its settings
+    released = read_curves(arguments.reference) if arguments.reference else None
+    draw(table, released).savefig(arguments.out, dpi=300)
+    return 0
+
+
+def draw(table: pd.DataFrame, released: pd.DataFrame | None = None) -> Figure:
+    """Curves of a curves.csv, with released ones of the same tasks, as far as they go."""
     reference = None
-    if arguments.reference:
-        released = read_curves(arguments.reference)
+    if released is not None:
         released = released[released["task"].isin(table["task"])]
         near = released["env_steps"] <= 1.05 * table["env_steps"].max()
         reference = reference_statistics(released[near], "sd")
-    figure = draw_lines(
+    commits = ", ".join(sorted(set(table["commits"].str[:7])))
+    return draw_lines(
         table,
-        {name: style for name, style in STYLES.items() if name in set(table["method"])},
+        styles(list(table["method"].unique())),
         named_scale(DEFAULT_SCALE),
         reference=reference,
-        notes=[
-            "One seed per task and method: no spread is shown. Score: return of one evaluation "
-            "episode. Commits: " + ", ".join(sorted(set(table["commits"].str[:7]))) + "."
-        ],
+        notes=[f"{_seeds(table)} Commits: {commits}."],
     )
-    figure.savefig(arguments.out, dpi=300)
-    return 0
+
+
+def _seeds(table: pd.DataFrame) -> str:
+    most = int(table["n"].max())
+    if most == 1:
+        return (
+            "One seed per task and method: no spread is shown. Score: return of one evaluation "
+            "episode."
+        )
+    return f"Mean over up to {most} seeds per task and method; shade: the band of the CSV file."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

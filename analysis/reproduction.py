@@ -1,6 +1,6 @@
 """Do our runs reproduce the released Dreamer? A verdict for each task, and one over all tasks.
 
-python analysis/reproduction.py --suite suites/figure6.yaml [--reference scores.json] [--json]
+python analysis/reproduction.py suites/figure6.yaml [--reference scores.json] [--format json]
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ if sys.path[0] == str(HERE):  # started as a file: find our packages, not the fi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    import dreamer
+
+    dreamer.end_quietly_on_ctrl_c(argv is None)
     from analysis import commands
     from suites import command
 

@@ -32,6 +32,7 @@ from analysis.read.frame import load_suite
 from analysis.read.predictions import Prediction, read_predictions
 from analysis.variants import DEFAULT_BEHAVIOUR
 from dreamer import run_folder
+from dreamer.errors import counted
 from dreamer.run_folder import Status
 from suites import command
 from suites.language.suite import expand, merge
@@ -217,9 +218,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     count = write_suites(options.results, options.suites)
-    print(f"{count} synthetic runs in {options.results}")
+    print(f"{counted(count, 'synthetic run')} in {options.results}")
     if options.pictures:
-        print(f"{len(save_pictures(options.results, options.suites, options.pictures))} pictures")
+        saved = save_pictures(options.results, options.suites, options.pictures)
+        print(counted(len(saved), "picture"))
     return 0
 
 

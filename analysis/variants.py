@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dreamer.config import Config
 from dreamer.errors import ConfigError
-from dreamer.variants import CARDS
+from dreamer.variants import CARDS, behaviour_card
 
-DEFAULT_BEHAVIOUR = str(Config.__dataclass_fields__["behaviour"].default)
-DEFAULT_REPRESENTATION = str(Config.__dataclass_fields__["representation"].default)
+DEFAULTS = {name: field.default for name, field in Config.__dataclass_fields__.items()}
+DEFAULT_BEHAVIOUR = str(DEFAULTS["behaviour"])
+DEFAULT_REPRESENTATION = str(DEFAULTS["representation"])
 
 
 def pair_name(behaviour: str, representation: str) -> str:
@@ -20,6 +21,14 @@ DREAMER = pair_name(DEFAULT_BEHAVIOUR, DEFAULT_REPRESENTATION)  # the paper's ag
 
 def behaviour_label(behaviour: str) -> str:
     return _label("behaviour", behaviour)
+
+
+def plans(behaviour: str) -> bool:
+    """Whether a behaviour plans; False where records outlived their variant."""
+    try:
+        return behaviour_card(behaviour).plans
+    except ConfigError:
+        return False
 
 
 def representation_label(representation: str) -> str:

@@ -69,8 +69,8 @@ class Agent:
         return {**groups, **learned}
 
     def _adam(self, group: str) -> torch.optim.Adam:
-        """On a GPU its learning rate is a tensor there, which a captured graph reads anew at every
-        replay: change it in place."""
+        """On a GPU the learning rate is a tensor, since a captured graph reads it at every replay:
+        change it in place."""
         setting = self.card.learning_rates.get(group, "model_learning_rate")  # model and probe
         value = getattr(self.config, setting)
         cuda = self.device.type == "cuda"
@@ -79,7 +79,8 @@ class Agent:
         return torch.optim.Adam(parameters, lr=rate, eps=epsilon, fused=True, capturable=cuda)
 
     def _learner(self) -> Callable[[Batch, UpdateNoise], dict[str, Tensor]]:
-        """`learn`, on a GPU as one graph: made anew where weights or averages move in memory."""
+        """`learn`; on a GPU replayed as one CUDA graph. Make a new one when weights or Adam's
+        averages move in memory."""
         graph = self.device.type == "cuda" and self.config.cuda_graph == "auto"
         return Graphed(self.learn) if graph else self.learn
 
@@ -129,9 +130,8 @@ class Agent:
         """The update itself. All of it runs on the device and nothing waits for the device
         (fast/cuda_graph.py).
 
-        Each loss moves its own group's parameters and no others': gradients are asked for by
-        group, so what a loss passes through on its way (the model, for the actor) is neither
-        computed nor touched.
+        Each loss changes the parameters of its own group only. Gradients are computed for that
+        group alone: the actor's loss passes through the model and gives it none.
         """
         with mixed_precision(self.config, self.device):
             losses, watched = self.losses(batch, noise)
@@ -240,7 +240,7 @@ class Agent:
 
 def like(parameter: Tensor, gradient: Tensor) -> Tensor:
     """The gradient in the parameter's memory layout: the fused Adam reads both as flat memory.
-    (`backward` sees to that itself, `autograd.grad` does not.)"""
+    (`backward` does that itself, `autograd.grad` does not.)"""
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

@@ -1,7 +1,7 @@
 """Behaviours learned by latent imagination: `dreamer` (actor and value) and `no_value` (actor).
 
-`planet`, which plans instead of learning, is in planner.py. What others need to know of a behaviour
-stands on its card (variants.py).
+`planet`, which plans instead of learning, is in planner.py. What other modules need to know about
+a behaviour is on its card (variants.py).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Behaviour(Protocol):
 
 
 class ImaginedActor(nn.Module):
-    """An actor, and how it is rolled out in the model; the losses are the variants'."""
+    """An actor and its rollout in the model. Subclasses add the losses."""
 
     def __init__(self, config: Config, space: ActionSpace):
         super().__init__()

@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dreamer import command_line
 from dreamer.agent import Agent
 from dreamer.config import IMAGE_SHAPE, PRESETS, Config, make_config
 from dreamer.envs.environment import make_environment
@@ -354,10 +355,9 @@ def gpu_suite(config: Config, action_size: int) -> list[dict[str, Any]]:
     return results
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dreamer.benchmark", description="How fast each part of a run is here."
-    )
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    about = "How fast each part of a run is here."
+    parser = command_line.Parser("python -m dreamer.benchmark", description=about)
     add = parser.add_argument
     add("--preset", choices=sorted(PRESETS), default="published")
     for name in ("batch", "length", "horizon"):
@@ -372,32 +372,31 @@ def parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=5, help="of each part at least (default: 5)")
     add("--format", choices=("text", "json"), default="text")
     add("--gpu-suite", action="store_true", help="all parts and precisions on a GPU")
-    return parser
+    return parser.parse_args(arguments)
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None) -> int:
+    return command_line.main(parse, run, argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
     sizes = {"batch_size": "batch", "length": "length", "horizon": "horizon"}
     chosen = {key: getattr(arguments, name) for key, name in sizes.items()}
-    try:
-        if arguments.action_size < 1:
-            raise UserError("--action-size: at least 1")
-        config = make_config(
-            arguments.preset,
-            {key: value for key, value in chosen.items() if value is not None}
-            | {key: getattr(arguments, key) for key in ("task", "representation", "precision")}
-            | {"device": "cuda" if arguments.gpu_suite else arguments.device},
+    if arguments.action_size < 1:
+        raise UserError("--action-size: at least 1")
+    config = make_config(
+        arguments.preset,
+        {key: value for key, value in chosen.items() if value is not None}
+        | {key: getattr(arguments, key) for key in ("task", "representation", "precision")}
+        | {"device": "cuda" if arguments.gpu_suite else arguments.device},
+    )
+    if arguments.gpu_suite:
+        results = gpu_suite(config, arguments.action_size)
+    else:
+        what = list(WHAT) if arguments.what == "all" else [arguments.what]
+        results = benchmark(
+            config, arguments.action_size, what, arguments.seconds, arguments.repeats
         )
-        if arguments.gpu_suite:
-            results = gpu_suite(config, arguments.action_size)
-        else:
-            what = list(WHAT) if arguments.what == "all" else [arguments.what]
-            results = benchmark(
-                config, arguments.action_size, what, arguments.seconds, arguments.repeats
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(json.dumps(results, indent=1) if arguments.format == "json" else as_table(results))
     return 0
 

@@ -19,14 +19,14 @@ KEEP = 2
 PARTIAL = "checkpoint.partial"
 
 
-def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[str, Any]) -> Path:
-    """Writes `checkpoint-<env_steps>-<updates>.pt`, sealed with its SHA-256, durably.
+def save_checkpoint(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    """Writes the checkpoint of this name, sealed with its SHA-256, durably.
 
-    It takes its name, or the place of one that has it, whole or not at all. Afterwards those before
-    the last two are removed.
+    It takes its name, or the place of one that has it, whole or not at all. Older ones than the
+    last two are removed, except the one that `content["common"]` names.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / run_folder.checkpoint_name(env_steps, updates)
+    path = folder / name
     partial = folder / PARTIAL
     torch.save(content, partial)
     run_folder.seal(partial)
@@ -34,9 +34,14 @@ def save_checkpoint(folder: Path, updates: int, env_steps: int, content: dict[st
     run_folder.checksum_path(path).unlink(missing_ok=True)  # of the one that had the name
     _flush_folder(folder)
     for old in checkpoint_paths(folder)[:-KEEP]:
-        old.unlink()
-        run_folder.checksum_path(old).unlink(missing_ok=True)
+        if old.name != content.get("common"):
+            remove_checkpoint(old)
     return path
+
+
+def remove_checkpoint(path: Path) -> None:
+    path.unlink()
+    run_folder.checksum_path(path).unlink(missing_ok=True)
 
 
 class CheckpointWriter:
@@ -48,7 +53,12 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def save(
-        self, updates: int, env_steps: int, content: dict[str, Any], flush: Callable[[], None]
+        self,
+        updates: int,
+        env_steps: int,
+        content: dict[str, Any],
+        flush: Callable[[], None],
+        common: bool = False,
     ) -> None:
         """Begins to save `content` as it is now, after `flush` returned; waits for the one before
         and raises what stopped it."""
@@ -58,7 +68,8 @@ class CheckpointWriter:
         def write() -> None:
             try:
                 flush()
-                save_checkpoint(self.folder, updates, env_steps, content)
+                name = run_folder.checkpoint_name(env_steps, updates, common)
+                save_checkpoint(self.folder, name, content)
             except BaseException as error:
                 self._error = error
 

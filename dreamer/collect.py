@@ -1,11 +1,11 @@
-"""Collecting: rounds of training episodes, played in this process or in others beside it.
+"""Collecting: rounds of training episodes, played in this process or in worker processes.
 
-Episodes depend on the weights and on their `Round` only, so both ways play the same ones, and a
+Episodes depend only on the weights and on their `Round`. So both ways play the same ones, and a
 round that was lost with its processes is played again from the same weights.
 
-A process beside (`python -m dreamer.collect`) belongs to one environment. It acts on the CPU, where
-a step costs less than the wait for a busy GPU, unless its behaviour plans. It outlives nobody: when
-the other end of its connection closes, for whatever reason, it ends within a step.
+A worker process (`python -m dreamer.collect`) has one environment. It acts on the CPU, where a step
+costs less than waiting for a busy GPU, unless its behaviour plans. It ends within a step when the
+other end of its connection closes, for whatever reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
-from dreamer.errors import UserError
+from dreamer.errors import KilledError, UserError, describe
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.schedule import Round
@@ -40,22 +40,24 @@ from dreamer.variants import behaviour_card
 POLL_S = 0.1  # between two looks at whether to stop, while waiting for episodes
 END_S = 10.0  # for a process to end by itself, before it is killed
 
-
 Played = list[tuple[Episode, int]]  # episodes in their order, each with its env_steps
 
 
 class Collector(Protocol):
-    round: Round | None  # that was started and not taken yet
+    round: Round | None  # that was prepared and not taken yet
 
-    def start(self, round: Round) -> None:
-        """Begins a round, played by the agent's weights as they are now."""
+    def prepare(self, round: Round) -> None:
+        """Keeps a round, and for it the agent's weights as they are now."""
+
+    def begin(self, episodes: int) -> None:
+        """Begins the first `episodes` of the prepared round."""
 
     def take(self, before_step: Callable[[int], None]) -> Played:
         """The round, once it is over. `before_step` is called again and again until then, with the
         env_steps so far where they are known, else 0; it may raise to leave."""
 
     def state_dict(self) -> dict[str, Any] | None:
-        """What `load_state_dict` needs to begin the started round again."""
+        """What `load_state_dict` needs to prepare the round again."""
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None: ...
 
@@ -75,8 +77,11 @@ class InProcess:
         self.env = make_environment(config)
         self.round: Round | None = None
 
-    def start(self, round: Round) -> None:
+    def prepare(self, round: Round) -> None:
         self.round = round
+
+    def begin(self, episodes: int) -> None:
+        pass
 
     def take(self, before_step: Callable[[int], None]) -> Played:
         round, self.round = self.round, None
@@ -103,20 +108,22 @@ class WorkerProcesses:
         self.weights: list[Tensor] = []  # that play it
         self.players: list[tuple[subprocess.Popen, Connection]] = []
 
-    def start(self, round: Round) -> None:
-        self._start(round, self.agent.policy_weights())
+    def prepare(self, round: Round) -> None:
+        self.round, self.weights = round, self.agent.policy_weights()
 
-    def _start(self, round: Round, weights: list[Tensor]) -> None:
-        self.round, self.weights = round, weights
-        while len(self.players) < round.episodes:
+    def begin(self, episodes: int) -> None:
+        assert self.round is not None
+        self.round = round = self.round._replace(episodes=episodes)
+        while len(self.players) < episodes:
             self.players.append(_new_player(self.config))
-        arrays = [weight.numpy() for weight in weights]
+        arrays = [weight.numpy() for weight in self.weights]
         for number, (_, connection) in enumerate(self.players[: round.episodes]):
-            with contextlib.suppress(ConnectionError):  # `take` tells what became of it
+            with contextlib.suppress(ConnectionError):  # `take` raises what went wrong
                 connection.send((round.first + number, round.explore, round.random, arrays))
 
     def take(self, before_step: Callable[[int], None]) -> Played:
-        """Raises what stopped a process: UserError, or RuntimeError with its traceback."""
+        """Raises what stopped a process: UserError, RuntimeError with its traceback, or
+        KilledError, after which the run can be continued."""
         assert self.round is not None
         playing = {
             connection: process for process, connection in self.players[: self.round.episodes]
@@ -129,8 +136,11 @@ class WorkerProcesses:
                 try:
                     done[connection] = _result(connection.recv())
                 except (EOFError, ConnectionError):
-                    before_step(0)  # perhaps both were told to stop
+                    before_step(0)  # perhaps both were asked to stop
                     code = playing[connection].wait()
+                    if code == -signal.SIGKILL:
+                        text = "a process that collects was killed by SIGKILL (out of memory?)"
+                        raise KilledError(text) from None
                     raise RuntimeError(f"a process that collects ended with {code}") from None
         self.round = None
         return [done[connection] for connection in playing]
@@ -142,7 +152,8 @@ class WorkerProcesses:
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         if state is not None:
-            self._start(Round(**state["round"]), [weight.cpu() for weight in state["weights"]])
+            self.round = Round(**state["round"])
+            self.weights = [weight.cpu() for weight in state["weights"]]
 
     def close(self) -> None:
         for _, connection in self.players:
@@ -202,8 +213,8 @@ PR_SET_PDEATHSIG = 1  # prctl: the signal that a process gets when its parent di
 
 
 def main() -> None:
-    """Plays what it is told to, until nobody is there to tell it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # who asked for episodes decides when to end
+    """Plays the episodes that are asked for, until the connection closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the training process decides when to end
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":  # for one that hangs in a driver
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -215,6 +226,8 @@ def main() -> None:
             connection.send(("user error", str(error)))
         except (EOFError, ConnectionError):
             raise
+        except SystemExit as error:
+            connection.send(("user error", f"the environment ended its process: {describe(error)}"))
         except Exception:
             connection.send(("error", traceback.format_exc()))
 
@@ -226,7 +239,7 @@ def _serve(connection: Connection) -> None:
         agent = _light_agent(config, env.action_space)
 
         def listen(env_steps: int) -> None:
-            if connection.poll():  # nothing is said during an episode: the other end was closed
+            if connection.poll():  # nothing is sent during an episode: the other end has closed
                 raise EOFError
 
         while True:

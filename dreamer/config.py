@@ -16,14 +16,16 @@ decisions (env_steps / R), `updates` are gradient updates.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dreamer.errors import ConfigError, nearest
+from dreamer.errors import ConfigError, nearest, shorten
 from dreamer.variants import CARDS
 
+MAX_INT = 10**12  # of any setting; env_steps and sizes are far below
 IMAGE_SHAPE = (64, 64, 3)  # height, width, colour; uint8
 
 
@@ -31,9 +33,9 @@ def setting(default: Any, about: str, *, choices: tuple = (), low: float = -math
             high: float = math.inf, outcome: bool = True, before: Any = None) -> Any:  # fmt: skip
     """A config field: default, meaning with unit and symbol, and its valid values.
 
-    `outcome=False` marks settings that change how a run is computed but not what it computes:
-    they are no part of a run's identity. `before` is what runs did before the setting came, if it
-    came after the first runs: at it they are no part either, so that older runs keep their names.
+    `outcome=False` marks settings that change how a run is computed but not what it computes: they
+    are no part of its id. `before`: the value every run had before this setting existed. A run with
+    that value keeps its id.
     """
     rules = dict(about=about, choices=choices, low=low, high=high, outcome=outcome, before=before)
     return dataclasses.field(default=default, metadata=rules)
@@ -51,7 +53,9 @@ class Config:
     representation: str = setting(
         "reconstruction", "what the model learns its states from, see dreamer/variants.py"
     )
-    env_steps: int = setting(5_000_000, "budget, in simulator steps", low=1)
+    env_steps: int = setting(
+        5_000_000, "budget, in simulator steps: how far the run goes", low=1, outcome=False
+    )
 
     # Environment.
     action_repeat: int = setting(2, "R: simulator steps per decision", low=1)
@@ -65,26 +69,38 @@ class Config:
         before=2048,
     )
 
+    environment: str = setting(
+        "",
+        "arguments that a gymnasium: or own environment is made with, a mapping or JSON",
+        before="",
+    )
+    observation: str = setting(
+        "auto",
+        "its picture: an entry of dict observations, or render; auto: observations that are "
+        "images, else render",
+        before="auto",
+    )
+
     # Schedule (Algorithm 1).
     seed_episodes: int = setting(5, "episodes of random actions before the first update", low=1)
     seed_min_env_steps: int = setting(
-        5000, "env_steps of random actions at least, up to the budget", low=0, before=0
+        5000, "at least so many env_steps of random actions (at most the budget)", low=0, before=0
     )
     first_updates: int = setting(100, "updates right after the seed episodes", low=0)
     updates_per_1000_env_steps: int = setting(100, "updates for each 1000 env_steps since", low=0)
     collect: str = setting(
         "interleaved",
-        "episodes are played between updates, or beside them by weights one episode old",
+        "interleaved: play episodes between updates; parallel: during them, by older weights",
         choices=("interleaved", "parallel"),
         before="interleaved",
     )
     environments: int = setting(
-        1, "episodes played at once; above 1 each by a process of its own", low=1, before=1
+        1, "episodes played at once; if more than 1, each in its own process", low=1, before=1
     )
-    eval_every_env_steps: int = setting(10_000, "distance of evaluations", low=1)
+    eval_every_env_steps: int = setting(10_000, "env_steps between evaluations", low=1)
     eval_episodes: int = setting(1, "episodes per evaluation: mode action, no noise", low=1)
     checkpoint_every_env_steps: int = setting(
-        10_000, "distance of checkpoints", low=1, outcome=False
+        10_000, "env_steps between checkpoints", low=1, outcome=False
     )
     keep_replay: str = setting(
         "until_done",
@@ -93,7 +109,7 @@ class Config:
         outcome=False,
     )
     log_every_updates: int = setting(
-        100, "losses are averaged over as many updates", low=1, outcome=False
+        100, "number of updates that each logged loss is averaged over", low=1, outcome=False
     )
 
     # Batches.
@@ -111,16 +127,17 @@ class Config:
     value_layers: int = setting(3, "hidden layers of the value network", low=0)
     actor_layers: int = setting(4, "hidden layers of the actor", low=0)
     kl_scale: float = setting(1.0, "beta: scale of the KL loss", low=0)
-    free_nats: float = setting(3.0, "nats below which the KL is not reduced", low=0)
+    free_nats: float = setting(3.0, "free nats: the KL is not reduced below them", low=0)
     kl_clip: str = setting(
         "average",
-        "free nats clip the KL's average over B and L, or each step's KL",
+        "what free_nats clips: the KL averaged over B and L, or each step's KL",
         choices=("average", "per_step"),
     )
     discount_head: bool = setting(False, "predict episode ends (tasks that can end early)")
     discount_scale: float = setting(10.0, "scale of the discount head's loss", low=0)
     probe_decoder: bool = setting(
-        True, "train a decoder for videos beside representations without images; no gradient"
+        True,
+        "train a decoder for videos where the representation has none; no gradient into the model",
     )
 
     # Behaviour.
@@ -135,7 +152,7 @@ class Config:
     actor_init_std: float = setting(5.0, "std of a new actor's actions, before tanh", low=0.001)
     actor_gradient: str = setting(
         "half",
-        "half: none through actions that half precision rounds to 1 or -1 (released code)",
+        "half: no gradient through actions that half precision rounds to 1 or -1 (released code)",
         choices=("half", "exact"),
         before="exact",
     )
@@ -144,17 +161,19 @@ class Config:
     )
     exploration_noise: float = setting(0.3, "std of the noise added while collecting", low=0)
     planner_candidates: int = setting(1000, "`planet`: action sequences per iteration", low=1)
-    planner_elites: int = setting(100, "`planet`: sequences that are refitted", low=1)
-    planner_iterations: int = setting(10, "`planet`: refits per decision", low=1)
-    planner_horizon: int = setting(12, "`planet`: agent_steps looked ahead", low=1)
+    planner_elites: int = setting(
+        100, "`planet`: best sequences, to which mean and std are refitted", low=1
+    )
+    planner_iterations: int = setting(10, "`planet`: iterations per decision", low=1)
+    planner_horizon: int = setting(12, "`planet`: planning horizon, in agent_steps", low=1)
 
     # Discrete actions and rewards of unknown scale (final paper, appendix C).
     reward_transform: str = setting(
         "none", "applied to rewards that the model learns", choices=("none", "tanh")
     )
     epsilon_start: float = setting(0.4, "share of random discrete actions at first", low=0, high=1)
-    epsilon_end: float = setting(0.1, "share of random discrete actions at last", low=0, high=1)
-    epsilon_env_steps: int = setting(200_000, "env_steps from the first share to the last", low=1)
+    epsilon_end: float = setting(0.1, "share of random discrete actions at the end", low=0, high=1)
+    epsilon_env_steps: int = setting(200_000, "env_steps from epsilon_start to epsilon_end", low=1)
 
     # Optimisation.
     model_learning_rate: float = setting(6e-4, "Adam, world model", low=0)
@@ -183,6 +202,11 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         check_together(vars(self))
+
+    @property
+    def environment_arguments(self) -> dict[str, Any]:
+        """What `environment` holds."""
+        return json.loads(self.environment or "{}")
 
     @property
     def embed_size(self) -> int:
@@ -239,9 +263,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         # settles on one action before the model has seen what others do.
         actor_learning_rate=3e-5,
         shadow_size=512,  # half the time of a frame; at most 0.2 % of the pixels differ visibly
-        # At a KL scale of 1, what a few pixels tell (a pole) is not worth remembering.
-        kl_scale=0.1,
-        free_nats=0.0,
+        free_nats=1.0,  # the KL of so small a model stays below 3, which would leave no KL loss
     ),
     "tiny": dict(
         env_steps=12_000,
@@ -300,6 +322,12 @@ def check_setting(key: str, value: Any) -> Any:
 
 def check_together(values: Mapping[str, Any]) -> None:
     """What settings demand of one another, given all of them; raises ConfigError."""
+    own_maker = ":" in values["task"] and not values["task"].startswith(("atari:", "dmlab:"))
+    for key in ("environment", "observation"):
+        if values[key] != BEFORE[key] and not own_maker:
+            raise ConfigError(
+                key, f"only of gymnasium:NAME and module:function, not {values['task']}"
+            )
     if values["planner_elites"] > values["planner_candidates"]:
         raise ConfigError(
             "planner_elites", f"at most planner_candidates ({values['planner_candidates']})"
@@ -328,15 +356,26 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 def outcome_dict(config: Config) -> dict[str, Any]:
     """The settings that decide a run's outcome: what its identity is made of."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.metadata["outcome"]
-    }
+    return outcome_values(vars(config))
+
+
+def outcome_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of all settings as plain values.
+
+    The budget is not among them: a run that goes further is the same run. It counts only where it
+    ends the random actions early.
+    """
+    fields = Config.__dataclass_fields__
+    found = {name: values[name] for name in fields if fields[name].metadata["outcome"]}
+    found["seed_min_env_steps"] = min(values["seed_min_env_steps"], values["env_steps"])
+    return found
 
 
 def _coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Whole floats to int and ints to float, where the field asks for it; -0.0 is 0.0."""
+    """Whole floats to int and ints to float, where the field asks for it; -0.0 is 0.0. Arguments of
+    the environment to JSON, the same text for the same arguments."""
+    if field.name == "environment":
+        return _arguments(value)
     if field.type == "int" and type(value) is float and value.is_integer():
         return int(value)
     if field.type == "float" and type(value) in (int, float) and abs(value) <= 2**53:
@@ -344,18 +383,37 @@ def _coerce(field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
+def _arguments(value: Any) -> Any:
+    if isinstance(value, str) and value:
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not value and value in ("", {}):
+        return ""
+    if not isinstance(value, Mapping) or not all(str(key).isidentifier() for key in value):
+        raise ConfigError("environment", 'a mapping is expected, as text in JSON: {"frameskip": 1}')
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("environment", str(error)) from None
+
+
 def _check(field: dataclasses.Field, value: Any) -> None:
     kinds = {"int": int, "float": float, "str": str, "bool": bool}
     rules = field.metadata
+    shown = shorten(repr(value))
     if type(value) is not kinds[str(field.type)]:
-        raise ConfigError(field.name, f"{value!r} is not of type {field.type} ({rules['about']})")
+        raise ConfigError(field.name, f"{shown} is not of type {field.type} ({rules['about']})")
     if field.name in CARDS:
         CARDS[field.name](str(value))
     if field.name == "preset" and value not in PRESETS:
-        raise ConfigError("preset", f"no preset {value!r}; {nearest(value, PRESETS)}")
+        raise ConfigError("preset", f"no preset {shown}; {nearest(value, PRESETS)}")
     if rules["choices"] and value not in rules["choices"]:
-        raise ConfigError(field.name, f"no {value!r}; {nearest(value, rules['choices'])}")
+        raise ConfigError(field.name, f"no {shown}; {nearest(value, rules['choices'])}")
     if isinstance(value, (int, float)) and not rules["low"] <= value <= rules["high"]:
-        raise ConfigError(field.name, f"{value!r} is not in [{rules['low']:g}, {rules['high']:g}]")
+        raise ConfigError(field.name, f"{shown} is not in [{rules['low']:g}, {rules['high']:g}]")
+    if type(value) is int and abs(value) > MAX_INT:
+        raise ConfigError(field.name, f"{shown} is too large; at most {MAX_INT:g} is")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(field.name, f"{value!r} is not a finite number")
+        raise ConfigError(field.name, f"{shown} is not a finite number")

@@ -55,8 +55,9 @@ class TanhNormal(NamedTuple):
     def mode(self, noise: Tensor) -> Tensor:
         """The most likely of K samples (released code): `noise` [K, ..., A] -> [..., A].
 
-        Saturated samples tie, and of equals the first wins. So a wide policy's mode is the sign of
-        its mean; told apart, the farthest sample would win, with a partly random sign.
+        The clamp makes saturated samples equal, and of equal ones the first wins: a wide policy's
+        mode is the sign of its mean. Without the clamp the farthest sample would win, with a
+        partly random sign.
         """
         raw = self.mean + self.std * noise
         best = self.log_prob_raw(raw.clamp(-RAW_EDGE, RAW_EDGE)).argmax(0)  # [...]
@@ -64,8 +65,8 @@ class TanhNormal(NamedTuple):
         return torch.tanh(raw.gather(0, index)[0])
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density [...] of `action` [..., A]; finite also at -1 and 1, which count as the
-        nearest value that the number format tells from them."""
+        """Log-density [...] of `action` [..., A]; finite also at -1 and 1, which are
+        replaced by the nearest numbers inside."""
         edge = 1 - torch.finfo(action.dtype).eps
         return self.log_prob_raw(torch.atanh(action.clamp(-edge, edge)))
 
@@ -79,16 +80,16 @@ class TanhNormal(NamedTuple):
         return Normal(self.mean, self.std).log_prob(raw) - log_slope.sum(-1)
 
 
-HALF_EDGE = 1 - 2.0**-12  # what lies beyond is 1 in half precision
+HALF_EDGE = 1 - 2.0**-12  # larger numbers round to 1 in half precision
 
 
 def cut_saturated(action: Tensor) -> Tensor:
     """Tanh-Normal actions [..., A] as they are, but no gradient where they round to 1 or -1 in half
     precision.
 
-    The released code computes in float16, whose tanh has no slope there. It matters: Adam scales
-    the remains of a saturated gradient up to full steps, which push the actor so far that rewards
-    found later cannot bring it back. Without them it stays near the edge, and returns.
+    The released code computes in float16, where tanh has no slope there. This matters: Adam scales
+    what is left of a saturated gradient up to full steps. They push the actor so far out that later
+    rewards cannot bring it back. Without them it stays near the edge and can return.
     """
     return torch.where(action.detach().abs() > HALF_EDGE, action.detach(), action)
 

@@ -1,4 +1,4 @@
-"""Playing one episode: for training, for its evaluations and for scores taken afterwards."""
+"""Playing one episode: for training, evaluations and scores."""
 
 from __future__ import annotations
 

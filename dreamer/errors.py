@@ -1,9 +1,11 @@
-"""Mistakes of users, and hints at what they meant."""
+"""Mistakes of users, hints at what they meant, and errors as one line."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+MAX_LINE = 1000  # characters
 
 
 class UserError(Exception):
@@ -31,8 +33,49 @@ class DamagedError(UserError, ValueError):
         self.what = what
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 run, 2 runs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def nearest(name: object, names: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest valid one, else all of them."""
     known = sorted(names)
     close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else "choose from " + ", ".join(known)
+
+
+class KilledError(Exception):
+    """A process that training needs was killed from outside. The run can be continued."""
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """The text, cut where it is longer than `most` characters."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def one_line(text: str) -> str:
+    """The text as one printable line, cut where it is very long."""
+    return shorten(printable(" ".join(text.split())), MAX_LINE)
+
+
+def printable(line: str) -> str:
+    """The line with its control characters, such as those of escape sequences, written as \\x1b."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def describe(error: BaseException) -> str:
+    """What went wrong, in one line: a UserError's own text; of the system's errors the file and
+    the reason; else the kind of error and its text."""
+    if isinstance(error, UserError):
+        text = str(error)
+    elif isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        text = ": ".join([*names, error.strerror])
+    elif isinstance(error, SystemExit):
+        text = f"exit({error.code!r}) was called"
+    else:
+        text = f"{type(error).__name__}: {error}" if str(error) else ""
+    return one_line(text) or type(error).__name__

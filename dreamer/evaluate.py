@@ -12,14 +12,14 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from dreamer import run_folder
+from dreamer import command_line, run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import load_checkpoint
 from dreamer.config import Config, config_from_dict
@@ -184,10 +184,9 @@ def _check_video(option: str, path: Path | None) -> None:
         raise UserError(f"{option} {path}: no folder {path.parent}")
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m dreamer.evaluate", description="Scores and videos of a run's agent."
-    )
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    about = "Scores and videos of a run's agent."
+    parser = command_line.Parser("python -m dreamer.evaluate", description=about)
     add = parser.add_argument
     add("run_dir", type=Path, help="the run's folder, such as results/runs/RUN_ID")
     add("--episodes", type=int, default=10, help="how many to play (default: 10)")
@@ -197,16 +196,15 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=("text", "json"), default="text")
     add("--checkpoint", type=Path, metavar="FILE", help="instead of the run's newest")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda if there")
-    return parser
+    return parser.parse_args(arguments)
 
 
-def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    try:
-        result = run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def main(argv: Sequence[str] | None = None) -> int:
+    return command_line.main(parse, show, argv)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    result = run(arguments)
     print(json.dumps(result) if arguments.format == "json" else as_text(result))
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.errors import DamagedError
+from dreamer.errors import DamagedError, UserError
 
 Record = dict[str, Any]
 
@@ -19,8 +19,8 @@ SAMPLE, LOG = "sample", "log"  # parts of stages that the time split shows by th
 
 
 class Clock:
-    """Where a run's time goes: at any time one of `parts` runs, and one inside another interrupts
-    it, so that they add up to all of it."""
+    """Where a run's time goes. One of `parts` runs at a time; one inside another interrupts it, so
+    the seconds add up to the total."""
 
     def __init__(self, parts: tuple[str, ...]):
         # Plain strings: they are saved in checkpoints, which load nothing but plain types.
@@ -43,7 +43,7 @@ class Clock:
         return dict(self._seconds)
 
     def restore(self, seconds: dict[str, float]) -> None:
-        """Goes on from these; parts that they do not name (a run from before) begin at 0."""
+        """Continue from these seconds; a part that is not among them begins at 0."""
         self._seconds.update(seconds)
 
     def _switch(self, part: str | None) -> None:
@@ -54,14 +54,16 @@ class Clock:
 
 
 class Metrics:
-    """`metrics.jsonl`: one JSON object a line, appended, the truth about a run.
+    """`metrics.jsonl`: one JSON object per line, only ever appended to: the record of a run.
 
-    Resuming cuts what came after the checkpoint, since it will be computed again, and keeps it in
-    `metrics.discarded.jsonl`: so no line stands twice, none is missing and none is lost.
+    Resuming moves the lines after the checkpoint to `metrics.discarded.jsonl`, since they will be
+    computed again: no line is doubled, missing or lost.
     """
 
     def __init__(self, run_dir: Path, log: Callable[[Record], None]):
         self._path, self._log = run_dir / run_folder.METRICS, log
+        if self._path.exists() and not self._path.is_file():  # a pipe would wait for a reader
+            raise UserError(f"{self._path}: not a regular file; move it away")
         self._file = open(self._path, "ab")  # noqa: SIM115  closed by close()
 
     def append(self, record: Record) -> None:
@@ -70,7 +72,9 @@ class Metrics:
         self._log(record)
 
     def size_bytes(self) -> int:
-        return os.fstat(self._file.fileno()).st_size  # not where `restore` may have cut
+        return os.fstat(
+            self._file.fileno()
+        ).st_size  # not `tell()`, which `restore` may have made wrong
 
     def flush(self) -> None:
         """Returns when what was appended so far is on the disk itself."""

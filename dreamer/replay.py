@@ -128,6 +128,11 @@ class Replay:
             windows.append((episode, first))
         return windows
 
+    @property
+    def short_episodes(self) -> int:
+        """Episodes of fewer than L steps, which are never sampled."""
+        return len(self._tables) - len(self._samplable)
+
     def first_step(self, episode: int) -> int:
         """Where an episode begins, in steps of all episodes."""
         return self._files.entries[episode].first

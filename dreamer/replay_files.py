@@ -34,7 +34,7 @@ IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
 IMAGES, RAW_IMAGES, STEPS, INDEX = "images.zst", "images.u8", "steps.f32", "episodes.jsonl"
 BLOCK_STEPS = 10
 LEVEL = 3  # of zstandard
-PACKED_IMAGE_BYTES = 4300  # at most, of 21 tasks (results/measured/replay.csv)
+PACKED_IMAGE_BYTES = 4300  # at most, of 21 tasks (results/measured/replay_packing.csv)
 CHECK_STEPS = 100  # pictures in memory at once while a replay is checked
 RAW_KEYS = {"episode", "first", "steps"}
 PACKED_KEYS = RAW_KEYS | {"columns", "table_crc32", "block_steps", "block_bytes"}
@@ -191,7 +191,7 @@ class ReplayFiles:
         for name in names:
             flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
             with contextlib.suppress(FileNotFoundError):  # named where it is read
-                self._files[name] = os.open(self.folder / name, flags, 0o644)
+                self._files[name] = os.open(self.folder / name, flags, 0o666)
 
     def _restore(self, cursor: Cursor | None) -> None:
         if INDEX not in self._files:

@@ -17,25 +17,32 @@
         attempts/N/slurm.json        which SLURM job executed attempt N, and why it ended
     results/sacred/RUN_ID-N/         Sacred's record of attempt N, a copy
     results/discarded/RUN_ID-N/      the folder of a run that `suites.run --fresh` started anew
-    results/suites/SUITE/runs.json   the runs of a suite
+    results/suites/SUITE/runs.json   the runs of a suite; origin.json: the file that it is
+    results/cache/                   values that figures read; can be made again
 
-Only this module knows these names. It needs the standard library alone, so that every package, a
-SLURM job and a notebook can use it.
+Only this module knows these names. It needs hardly more than the standard library, so that every
+package, a SLURM job and a notebook can use it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from dreamer.errors import one_line
 
 RESULTS = Path("results")  # of every command: in the folder where it is typed
 CONFIG = "config.json"
@@ -106,9 +113,19 @@ def discarded_path(results: Path, run_id: str, attempt: int) -> Path:
     return results / "discarded" / f"{run_id}-{attempt}"
 
 
+def cache_path(results: Path) -> Path:
+    """The folder of values that figures read."""
+    return results / "cache"
+
+
 def suite_runs_path(results: Path, suite: str) -> Path:
     """The list of a suite's runs, as it was last expanded."""
     return results / "suites" / suite / "runs.json"
+
+
+def suite_origin_path(results: Path, suite: str) -> Path:
+    """Which file the suite of this name is."""
+    return results / "suites" / suite / "origin.json"
 
 
 def sacred_path(results: Path) -> Path:
@@ -137,12 +154,18 @@ def attempts(folder: Path | str) -> list[int]:
         names = os.listdir(os.path.join(folder, ATTEMPTS))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def checkpoint_name(env_steps: int, updates: int) -> str:
-    """Names sort as the checkpoints were saved."""
-    return f"checkpoint-{env_steps:010d}-{updates:09d}.pt"
+def see(folder: Path, attempt: Any, name: str = "") -> str:
+    """`; see PATH`: the folder of an attempt or a file in it; "" if there was no attempt."""
+    return f"; see {attempt_path(folder, attempt) / name}" if attempt else ""
+
+
+def checkpoint_name(env_steps: int, updates: int, common: bool = False) -> str:
+    """Names sort as the checkpoints were saved. `common`: the last one that a run with a larger
+    budget has too."""
+    return f"checkpoint-{env_steps:010d}-{updates:09d}{'.common' if common else ''}.pt"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -161,13 +184,41 @@ def checksum_path(path: Path) -> Path:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends: readers see the old file or
-    the whole new one. An error in the block leaves the old file."""
+    the whole new one. An error in the block leaves the old file; a folder or a device is never
+    replaced."""
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(number, "not a file that can be written", str(path))
     partial = path.with_name(f".partial-{os.getpid()}-{threading.get_ident()}-{path.name}")
     try:
         yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(path: Path | str) -> Iterator[BufferedReader]:
+    """The file, open for reading. Raises OSError, also for what is no file: a pipe or a device
+    could keep a reader for ever."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a null character in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with open(descriptor, "rb") as file:
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises OSError as `reading` does."""
+    with reading(path) as file:
+        return file.read()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -184,27 +235,64 @@ def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if there is no file, or no object in it."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        value = json.loads(read_bytes(path))
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
+# The types of what status.json holds; None is allowed everywhere, and other keys hold anything.
+_NUMBERS = (
+    *("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due", "seconds_left"),
+    *("episode_return", "evaluate_return", "env_steps_per_second"),
+)
+_WHOLE = ("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due")
+_TEXTS = (
+    *("run_id", "status", "started", "ended", "heartbeat", "host", "executor", "device", "code"),
+    *("error", "unsure"),
+)
+_MOST = 1e13  # of any number in it; more is damage
+
+
 def read_status(folder: Path) -> StatusRecord | None:
-    """The run's status.json; None if there is none, {} if it cannot be read."""
+    """The run's status.json; None if there is none, {} if it cannot be read or a value has another
+    type than attempts write. Its texts are lines that can be printed."""
     try:
-        with open(folder / STATUS, "rb") as file:
-            status = json.loads(file.read())
+        status = json.loads(read_bytes(folder / STATUS))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    if not isinstance(status, dict):
+        return {}
+    whole = all(type(status.get(key)) in (int, type(None)) for key in _WHOLE)
+    numbers = all(_is_number(status.get(key)) for key in _NUMBERS)
+    texts = {key: status[key] for key in _TEXTS if status.get(key) is not None}
+    names = status.get("suites") or []
+    if not (whole and numbers and isinstance(names, list)):
+        return {}
+    if not all(isinstance(text, str) for text in (*texts.values(), *names)):
+        return {}
+    return status | {key: one_line(text) for key, text in texts.items()}
+
+
+def _is_number(value: Any) -> bool:
+    kinds = (int, float, type(None))
+    return type(value) in kinds and (value is None or (math.isfinite(value) and abs(value) < _MOST))
+
+
+def is_complete(status: StatusRecord, env_steps: int) -> bool:
+    """Whether a run with this status is complete up to this budget."""
+    if status.get("status") != Status.COMPLETED:
+        return False
+    steps = [status.get(key) for key in ("budget_env_steps", "env_steps")]
+    known = [count for count in steps if count is not None]
+    return not known or max(known) >= env_steps
 
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
+    with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -235,7 +323,7 @@ def is_whole(path: Path) -> bool:
         return True
     digest.update(end)
     try:
-        beside = checksum_path(path).read_text(encoding="ascii").split()
+        beside = read_bytes(checksum_path(path)).decode("ascii").split()
     except (OSError, ValueError):
         return False
     return beside[:1] == [digest.hexdigest()]
@@ -260,6 +348,12 @@ def discard_replay(folder: Path, why: str) -> int:
 def discarded_replay(folder: Path) -> dict[str, Any] | None:
     """The record (time, why, bytes) of a run whose replay was discarded in order, else None."""
     return read_json(folder / REPLAY_DISCARDED)
+
+
+def size_text(size_bytes: float) -> str:
+    """So many bytes for people: "3.2 GB", "12.3 MB"."""
+    unit = next((u for u in (("GB", 1e9), ("MB", 1e6)) if size_bytes >= u[1]), ("kB", 1e3))
+    return f"{size_bytes / unit[1]:,.1f} {unit[0]}"
 
 
 def now() -> str:

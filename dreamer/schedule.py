@@ -5,10 +5,11 @@ Nothing here computes or reads anything else, so a run that was killed repeats t
 
 from __future__ import annotations
 
+import dataclasses
 from enum import StrEnum
 from typing import NamedTuple
 
-from dreamer.config import Config
+from dreamer.config import MAX_INT, Config
 
 
 class Stage(StrEnum):
@@ -41,6 +42,12 @@ class Round(NamedTuple):
     explore: float  # as in `Agent.policy`
     random: bool  # uniform actions instead
     updates: int  # that the weights have seen
+
+
+def endless(config: Config) -> Config:
+    """The same run without a budget. What is due by it does not depend on where the budget ends."""
+    enough = min(config.seed_min_env_steps, config.env_steps)
+    return dataclasses.replace(config, env_steps=MAX_INT, seed_min_env_steps=enough)
 
 
 def seeding(config: Config, counters: Counters) -> bool:

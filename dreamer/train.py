@@ -3,15 +3,24 @@
 Everything that a run is about to do follows from its counters (`next_stage`), and everything
 random in it from its seed and those counters (seeding.py). So a run that was killed and is started
 again continues from its last checkpoint and repeats, bit for bit on a CPU, what it would have done.
+
+    python -m dreamer.train --task toy_dot --preset tiny
+
+trains one agent, with any setting of config.py as an option. `suites.run` also keeps provenance.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import math
 import shutil
+import signal
+import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +28,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamer import run_folder
+from dreamer import command_line, run_folder
 from dreamer.agent import Agent
-from dreamer.checkpoint import CheckpointWriter, load_checkpoint, set_aside
+from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint, set_aside
 from dreamer.collect import Collector, make_collector
-from dreamer.config import Config, config_dict, config_from_dict, outcome_dict
+from dreamer.config import (
+    PRESETS,
+    Config,
+    config_dict,
+    config_from_dict,
+    make_config,
+    outcome_dict,
+)
 from dreamer.envs.environment import make_environment
 from dreamer.episodes import play_episode
 from dreamer.errors import DamagedError, UserError
@@ -31,9 +47,11 @@ from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
-from dreamer.run_folder import Status, checkpoint_paths
-from dreamer.schedule import Counters, Round, Stage, next_round, next_stage, updates_due
+from dreamer.run_folder import Status, checkpoint_paths, size_text
+from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator, torch_generator
+
+MUCH_TOO_SHORT = 0.1  # share of episodes that cannot be sampled, from which a warning is due
 
 
 class Progress(NamedTuple):
@@ -44,6 +62,7 @@ class Progress(NamedTuple):
     updates_due: int
     episode_return: float | None  # of the last training episode
     evaluate_return: float | None  # mean of the last evaluation
+    short_episodes: float = 0.0  # share of episodes that are too short to be sampled
 
 
 class Summary(NamedTuple):
@@ -65,7 +84,9 @@ def train(
 ) -> Summary:
     """Trains in `run_dir` until the budget is used, from the last checkpoint if there is one.
 
-    `log` gets each record after it was appended to `metrics.jsonl`. `should_stop` is asked between
+    A run that was trained with a smaller budget goes on, bit for bit as if the larger one had been
+    asked for at once; one that has gone further already is left alone. `log` gets each record after
+    it was appended to `metrics.jsonl`. `should_stop` is asked between
     updates and between agent_steps; when it says yes, a checkpoint is saved and the summary's
     status is INTERRUPTED. `on_progress` is called as often. Raises UserError for what a user can
     mend, and FloatingPointError when the losses are no longer finite.
@@ -77,7 +98,8 @@ def train(
     status = Status.COMPLETED
     try:
         trainer.resume()
-        while (stage := next_stage(config, trainer.counters)) is not None:
+        past = trainer.has_gone_further()
+        while not past and (stage := next_stage(config, trainer.counters)) is not None:
             with trainer.clock.on(stage):
                 trainer.stages[stage]()
     except _StoppedError:
@@ -90,7 +112,7 @@ def train(
 
 
 class _StoppedError(Exception):
-    """Someone asked to stop; what was begun (an episode, an evaluation) is dropped."""
+    """A stop was asked for; the episode or evaluation under way is dropped."""
 
 
 class Trainer:
@@ -106,12 +128,15 @@ class Trainer:
         on_progress: Callable[[Progress], None],
     ):
         self.config, self.run_dir, self.device = config, run_dir, device
+        self.endless = endless(config)
         self.should_stop, self.on_progress = should_stop, on_progress
         self.metrics = Metrics(run_dir, log)
         self.counters = Counters()
+        self.common: str | None = None  # once the state depends on the budget: see `keep_common`
         self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
+        self.told_short_episodes = False
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -134,12 +159,13 @@ class Trainer:
     def collect(self) -> None:
         """A round of training episodes into replay; the first ones from random actions.
 
-        In parallel the next round then begins, beside the updates that this one's env_steps call
-        for: its weights are those that the episode before it could already have used. Only the
-        first one after the seed episodes waits, for weights that have learned anything at all.
+        With `collect: parallel` the next round begins at once and is played during the updates
+        that this round's env_steps call for. Only the first one after the seed episodes waits for
+        these updates, so that its weights have learned something.
         """
+        self._means()
         if self.collector.round is None:
-            self.collector.start(next_round(self.config, self.counters, self.space.discrete))
+            self._next_round()
         round, before = self.collector.round, self.counters.env_steps
         assert round is not None
 
@@ -149,10 +175,24 @@ class Trainer:
 
         for episode, env_steps in self.collector.take(before_step):
             self._keep(episode, env_steps, round)
-        c, config = self.counters, self.config
-        over = c.env_steps >= config.env_steps
-        if config.collect == "parallel" and not round.random and not over:
-            self.collector.start(next_round(config, c, self.space.discrete))
+        if self.config.collect == "parallel" and not round.random:
+            self._next_round()
+
+    def _next_round(self) -> None:
+        """Prepares the round that a larger budget would play now, and begins what this budget has
+        room for."""
+        self.collector.prepare(next_round(self.endless, self.counters, self.space.discrete))
+        self._begin_round()
+
+    def _begin_round(self) -> None:
+        c, config, prepared = self.counters, self.config, self.collector.round
+        assert prepared is not None
+        if c.env_steps >= config.env_steps and not prepared.random:
+            return
+        room = next_round(config, c, self.space.discrete).episodes
+        if room < prepared.episodes:
+            self.keep_common()
+        self.collector.begin(room)
 
     def _keep(self, episode: Episode, env_steps: int, round: Round) -> None:
         """Appends a training episode to replay, counts and records it."""
@@ -190,18 +230,17 @@ class Trainer:
         self.summed_updates += 1
         self.counters = self.counters._replace(updates=number + 1)
         if (number + 1) % config.log_every_updates == 0:
-            means = {k: v.item() / self.summed_updates for k, v in self.sums.items()}
+            self._record("update", **self._means())
             self.sums, self.summed_updates = {}, 0
-            bad = [name for name, value in means.items() if not math.isfinite(value)]
-            if bad:
-                raise FloatingPointError(f"not finite after {number + 1} updates: {', '.join(bad)}")
-            self._record("update", **means)
         self._show()
 
     def evaluate(self) -> None:
         """Episodes of the mode action without noise, in an environment of their own; and an
         open-loop prediction of the first of them."""
+        self._means()
         c, config = self.counters, self.config
+        if next_stage(self.endless, c) != Stage.EVALUATE:  # only since the budget ends here
+            self.keep_common()
         returns = []
         for number in range(config.eval_episodes):
             index = c.evaluations * config.eval_episodes + number
@@ -225,6 +264,7 @@ class Trainer:
             evaluate_returns=returns,
             evaluate_episodes=len(returns),
         )
+        self._tell_short_episodes()
         spent = self.clock.seconds()
         parts = {f"seconds_{part}": seconds for part, seconds in spent.items()}
         self._record("time", **parts, seconds_total=sum(spent.values()))
@@ -235,6 +275,38 @@ class Trainer:
         self.save_checkpoint()
 
     # Parts of them.
+
+    def _means(self) -> dict[str, float]:
+        """Means of what updates watched since their last record. Raises FloatingPointError if one
+        is not finite: asked for before weights are used or saved, and not only for records."""
+        means = {k: v.item() / self.summed_updates for k, v in self.sums.items()}
+        bad = [name for name, value in means.items() if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"not finite after {self.counters.updates} updates: {', '.join(bad)}"
+            )
+        return means
+
+    def _tell_short_episodes(self) -> None:
+        """Records how many episodes are too short to be sampled, if any are."""
+        assert self.replay is not None
+        short, share = self.replay.short_episodes, self._short_share()
+        if not short:
+            return
+        self._record("replay", short_episodes=short, short_episodes_share=share)
+        if share > MUCH_TOO_SHORT and not self.told_short_episodes:
+            self.told_short_episodes = True
+            print(
+                f"warning: {short} of {self.counters.episodes} episodes are shorter than a "
+                f"sequence (length {self.config.length} agent_steps, with the reset) and are never "
+                "trained on; set a smaller length",
+                file=sys.stderr,
+            )
+
+    def _short_share(self) -> float:
+        if self.replay is None or not self.counters.episodes:
+            return 0.0
+        return self.replay.short_episodes / self.counters.episodes
 
     def _save_prediction(self, episode: Episode) -> None:
         c = self.counters
@@ -253,7 +325,14 @@ class Trainer:
         due = updates_due(self.config, c)
         env_steps = c.env_steps if env_steps is None else env_steps
         self.on_progress(
-            Progress(env_steps, c.updates, due, self.episode_return, self.evaluate_return)
+            Progress(
+                env_steps,
+                c.updates,
+                due,
+                self.episode_return,
+                self.evaluate_return,
+                self._short_share(),
+            )
         )
 
     def _check_stop(self) -> None:
@@ -262,12 +341,23 @@ class Trainer:
 
     # Checkpoints.
 
-    def save_checkpoint(self) -> None:
+    def keep_common(self) -> None:
+        """Saves the last state that a run with a larger budget has too, before what only the end
+        of this budget asks for: an evaluation between two regular ones, fewer episodes than
+        `environments` in a round."""
+        if self.common is None:
+            with self.clock.on(Stage.SAVE):
+                self.save_checkpoint(common=True)
+            c = self.counters
+            self.common = run_folder.checkpoint_name(c.env_steps, c.updates, common=True)
+
+    def save_checkpoint(self, common: bool = False) -> None:
         """Everything that `resume` needs; replay and metrics are in files already, so only where
         they stand is saved. It is written while training goes on."""
+        self._means()
         replay, metrics, c = self.replay, self.metrics, self.counters
         assert replay is not None
-        if c == self.saved:
+        if c == self.saved and not common:
             return  # a stop before anything was done
         self.saved = c
         content = {
@@ -281,28 +371,53 @@ class Trainer:
             "returns": [self.episode_return, self.evaluate_return],
             "agent": self.agent.state_dict(),
             "collector": self.collector.state_dict(),
+            "common": self.common,
         }
 
         def flush() -> None:  # a checkpoint may not be on the disk before what it points to
             replay.flush()
             metrics.flush()
 
-        self.writer.save(c.updates, c.env_steps, content, flush)
+        self.writer.save(c.updates, c.env_steps, content, flush, common)
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole and whose metrics and replay are, else
-        from the beginning. Raises DamagedError if there are checkpoints and none is, and
-        UserError for a run without its replay."""
+        from the beginning. With a larger budget than before, checkpoints that depend on the
+        smaller one are removed.
+
+        Raises DamagedError if there are checkpoints and none is whole, and UserError for a run
+        without its replay.
+        """
+        gone = run_folder.discarded_replay(self.run_dir)
+        if gone is not None:
+            raise UserError(
+                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
+                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
+            )
+        ends: list[Path] = []  # of a smaller budget
         refused: dict[Path, str] = {}
         for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):
             try:
-                self._restore(load_checkpoint(path, self.device))
+                content = load_checkpoint(path, self.device)
+                if is_end(content, self.config.env_steps):
+                    ends.append(path)
+                    continue
+                self._restore(content)
             except DamagedError as error:
                 refused[path] = error.what
                 warnings.warn(f"{error.what}; falling back to the one before", stacklevel=2)
                 continue
+            for end in ends:
+                remove_checkpoint(end)
             set_aside(refused)
+            if self.collector.round is not None:
+                self._begin_round()
             return
+        if ends:
+            raise UserError(
+                f"{ends[0]}: a larger budget cannot continue this run exactly as if it had been "
+                "asked for at once; keep its budget, or start it anew (--fresh)"
+            )
         if refused:
             newest = next(iter(refused.values()))
             raise DamagedError(f"{newest}; no checkpoint can be continued without it")
@@ -312,26 +427,28 @@ class Trainer:
     def _restore(self, content: dict[str, Any]) -> None:
         if self.replay is not None:
             self.replay.close()  # of a newer checkpoint, which was refused
-            self.replay = None
-        counters = Counters(**content["counters"])
-        done = next_stage(self.config, counters) is None
-        if not done or run_folder.discarded_replay(self.run_dir) is None:
-            self.replay = self._open_replay(Cursor(**content["replay"]))
+        self.replay = self._open_replay(Cursor(**content["replay"]))
         self.metrics.restore(content["metrics_bytes"])
         self.agent.load_state_dict(content["agent"])
-        self.counters = self.saved = counters
+        self.counters = self.saved = Counters(**content["counters"])
         self.sums, self.summed_updates = content["sums"], content["summed_updates"]
         self.clock.restore(content["seconds"])
         self.episode_return, self.evaluate_return = content["returns"]
         self.collector.load_state_dict(content.get("collector"))  # older ones have none
+        self.common = content.get("common")
+
+    def has_gone_further(self) -> bool:
+        """Whether a larger budget took the run past the end of this one: the first episode that
+        reaches it, if there were `seed_episodes` by then."""
+        if self.counters.env_steps <= self.config.env_steps:
+            return False
+        lines = (self.run_dir / run_folder.METRICS).read_bytes().splitlines()
+        steps = [r["env_steps"] for r in map(json.loads, lines) if r["kind"] == "episode"]
+        possible = steps[self.config.seed_episodes - 1 :]
+        end = next((n for n in possible if n >= self.config.env_steps), math.inf)
+        return self.counters.env_steps > end
 
     def _open_replay(self, cursor: Cursor) -> Replay:
-        gone = run_folder.discarded_replay(self.run_dir)
-        if gone is not None:
-            raise UserError(
-                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
-                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
-            )
         replay = Replay(
             self.run_dir / run_folder.REPLAY, self.space.size, self.config.length, cursor
         )
@@ -340,8 +457,8 @@ class Trainer:
         free = shutil.disk_usage(self.run_dir).free
         if free < needed:
             raise UserError(
-                f"{self.run_dir}: replay will need {needed / 1e9:.1f} GB more, and only "
-                f"{free / 1e9:.1f} GB are free; free some, or set --results to another disk"
+                f"{self.run_dir}: replay will need {size_text(needed)} more, and only "
+                f"{size_text(free)} are free; free some, or set --results to another disk"
             )
         self.source = on_device(replay, expected.raw_bytes, self.device)
         return replay
@@ -357,10 +474,27 @@ class Trainer:
                 self.replay.close()
 
 
+def is_end(content: dict[str, Any], env_steps: int) -> bool:
+    """Whether a checkpoint depends on a smaller budget than `env_steps`. Where an older one does
+    not say so, what may depend on it does."""
+    config, c = config_from_dict(content["config"]), Counters(**content["counters"])
+    if env_steps <= config.env_steps:
+        return False
+    if "common" in content:
+        return content["common"] is not None
+    last_rounds = (config.environments - 1) * config.time_limit_env_steps
+    regular = c.evaluated_env_steps < c.env_steps or c.env_steps % config.eval_every_env_steps == 0
+    alone = config.collect == "interleaved" and config.environments == 1
+    return c.env_steps >= config.env_steps - last_rounds and not (alone and regular)
+
+
 def _keep_config(config: Config, path: Path) -> None:
     """Writes the run's configuration; refuses a folder that belongs to another one."""
     if path.exists():
-        old = config_from_dict(json.loads(path.read_text()))
+        found = run_folder.read_json(path)
+        if found is None:
+            raise UserError(f"{path}: damaged; restore it, or use another folder")
+        old = config_from_dict(found)
         old_outcome, outcome = outcome_dict(old), outcome_dict(config)
         differing = [key for key in outcome if outcome[key] != old_outcome[key]]
         if differing:
@@ -368,3 +502,64 @@ def _keep_config(config: Config, path: Path) -> None:
                 f"{path}: this folder's run has another {', '.join(differing)}; use another folder"
             )
     run_folder.write_json(path, config_dict(config))
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = command_line.Parser(
+        "python -m dreamer.train", description="Train one agent in a folder.", allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--folder", type=Path, metavar="DIR", help="default: training/TASK-PRESET-sSEED")
+    add("--preset", choices=sorted(PRESETS), default="published", help="default: published")
+    for field in dataclasses.fields(Config):
+        if field.name != "preset":
+            about = str(field.metadata["about"]).replace("%", "%%")
+            add(f"--{field.name}", type=_values[str(field.type)], metavar="VALUE", help=about,
+                required=field.name == "task", default=argparse.SUPPRESS)  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _truth(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+_values: dict[str, Callable[[str], Any]] = {
+    "int": float,  # 2e6 is a whole number, too
+    "float": float,
+    "str": str,
+    "bool": _truth,
+}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains; Ctrl-C stops in order, and the same command continues. Returns the exit code."""
+    settings = {key: value for key, value in vars(options).items() if key != "folder"}
+    config = make_config(settings.pop("preset"), settings)
+    name = f"{config.task}-{config.preset}-s{config.seed}".replace(":", "-").replace("/", "-")
+    folder = options.folder or Path("training", name)
+    stopped = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one stops at once
+        stopped.set()
+
+    def log(record: Record) -> None:
+        if record["kind"] == "evaluate":
+            value = f"return {record['evaluate_return']:.1f}"
+            print(f"{record['env_steps']:,}/{config.env_steps:,} env_steps: {value}", flush=True)
+
+    print(f"training in {folder}; Ctrl-C stops, the same command continues", flush=True)
+    signal.signal(signal.SIGINT, stop)
+    summary = train(config, folder, log, stopped.is_set)
+    done = summary.status == Status.COMPLETED
+    print(f"{'done' if done else 'stopped'}: python -m dreamer.evaluate {folder}")
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(command_line.main(parse, run, None))

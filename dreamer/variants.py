@@ -1,8 +1,8 @@
-"""A card for each behaviour and representation: what others than its own module need to know.
+"""A card for each behaviour and representation: what other modules need to know about it.
 
-A card is all that a new variant adds outside of its module. Cards load no PyTorch, so that suites
-and figures read them, too. One's own variant needs no line here: a suite names its card as
-`module:NAME`, where Python finds the module (`PYTHONPATH`).
+A new variant is a module and a card. Cards load no PyTorch, so suites and figures can read them.
+A variant outside this project needs no line here: a suite names its card as `module:NAME`, where
+the module is found by Python (`PYTHONPATH`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class ModelLosses(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A batch, as the model saw it."""
+    """A batch and what the model computed from it."""
 
     image: Tensor  # [B, L, 64, 64, 3], float
     embed: Tensor  # [B, L, E]
@@ -41,7 +41,7 @@ class Seen(NamedTuple):
 
 
 class Representation(nn.Module):
-    """A way to learn states, made from (config, A). Others stand on a card (variants.py)."""
+    """A way to learn states, made from (config, A). Each has a card in variants.py."""
 
     decoder: Decoder | None  # that the representation learns itself
 
@@ -67,7 +67,7 @@ class Reconstruction(Representation):
 
 
 class Contrastive(Representation):
-    """States are told apart by their images, without pixels (Eq. 12).
+    """Each state has to identify its own image among those of the batch (Eq. 12).
 
     A state model q(s | o), a Normal over the feature with learned std, is a dense network on the
     image's embedding. Negatives o' are all B * L images of the batch, the positive among them.

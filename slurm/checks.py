@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -67,6 +68,27 @@ def cuda() -> list[str]:
     return [torch.cuda.get_device_name(i) for i in range(count)]
 
 
+def egl_devices() -> list[int | None]:
+    """For each device of EGL, in its order, CUDA's number of the same GPU; None for others."""
+    import ctypes
+
+    os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
+    from mujoco.egl import egl_ext
+    from OpenGL import EGL
+    from OpenGL.EGL.EXT.device_query import eglQueryDeviceAttribEXT
+    from OpenGL.EGL.NV.device_cuda import EGL_CUDA_DEVICE_NV
+
+    numbers: list[int | None] = []
+    for device in egl_ext.eglQueryDevicesEXT():
+        number = EGL.EGLAttrib()
+        try:
+            known = eglQueryDeviceAttribEXT(device, EGL_CUDA_DEVICE_NV, ctypes.byref(number))
+        except EGL.EGLError:
+            known = False
+        numbers.append(number.value if known else None)
+    return numbers
+
+
 def update() -> dict[str, Any]:
     """Seconds of an update of preset `published` on random images, and whether it is finite."""
     import torch
@@ -100,6 +122,14 @@ def disk_bytes() -> int:
     return int(forecast(make_config("published", {"task": "walker_walk"}), 6).disk_bytes)
 
 
+def lock(path: str) -> str:
+    """`held` if another process has the file at `path` locked, else `free`."""
+    from suites.record.folder import flock
+
+    with open(path, "rb+") as file:
+        return "free" if flock(file, Path(path)) else "held"
+
+
 def mongo() -> bool:
     """Reaches the MongoDB at the URL in DOCTOR_URL, which no other process can read there."""
     import pymongo
@@ -113,8 +143,10 @@ CHECKS: dict[str, Callable[..., Any]] = {
     "render": render,
     "compare": compare,
     "cuda": cuda,
+    "egl_devices": egl_devices,
     "update": update,
     "disk_bytes": disk_bytes,
+    "lock": lock,
     "mongo": mongo,
 }
 

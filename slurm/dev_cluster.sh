@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# A real SLURM of one node on this machine's loopback, for trying things and for the tests.
+# A real SLURM of one node, for trying things and for the tests. It listens on the address of this
+# machine's name alone, since SLURM can be bound to no other: on loopback, if that is 127.0.0.1 (see
+# /etc/hosts). Else `start` notes where it listens.
 #
 #     slurm/dev_cluster.sh start     then: export SLURM_CONF=... as it prints
 #     slurm/dev_cluster.sh status
@@ -67,25 +69,38 @@ explain() {  # NAME MESSAGE: with the last words of a daemon
     exit 1
 }
 
-free_ports() {
-    python3 - <<'PYTHON'
+free_ports() {  # ADDRESS
+    python3 - "$1" <<'PYTHON'
 import socket
+import sys
 sockets = [socket.socket() for _ in range(2)]
 for s in sockets:
-    s.bind(("127.0.0.1", 0))
+    s.bind((sys.argv[1], 0))
 print(*(s.getsockname()[1] for s in sockets))
 PYTHON
 }
 
 write_conf() {
-    local host user controller_port node_port memory_mb
+    local host address bound user controller_port node_port memory_mb
     host="$(hostname -s)"
+    address="$(getent ahostsv4 "$host" | awk 'NR == 1 {print $1}' || true)"
+    case "$address" in
+        127.0.0.1) bound=NoCtldInAddrAny,NoInAddrAny ;;
+        127.* | "")  # srun's connections come from 127.0.0.1 even then
+            address=127.0.0.1 bound=""
+            echo "note: listens on all addresses; give $host 127.0.0.1 in /etc/hosts" >&2
+            ;;
+        *)
+            bound=NoCtldInAddrAny,NoInAddrAny
+            echo "note: listens on $address; give $host 127.0.0.1 in /etc/hosts" >&2
+            ;;
+    esac
     user="$(id -un)"
-    read -r controller_port node_port <<<"$(free_ports)"
+    read -r controller_port node_port <<<"$(free_ports "$address")"
     memory_mb=$(awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo)
     cat >"$SLURM_CONF" <<CONF
 ClusterName=dev
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($address)
 SlurmctldPort=$controller_port
 SlurmdPort=$node_port
 AuthType=auth/munge
@@ -104,6 +119,7 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 GresTypes=gpu
 SchedulerParameters=sched_interval=5,bf_interval=5
+${bound:+CommunicationParameters=$bound}
 KillWait=60
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmctldPidFile=$folder/slurmctld.own.pid
@@ -111,7 +127,7 @@ StateSaveLocation=$folder/state
 SlurmdLogFile=$folder/slurmd.log
 SlurmdPidFile=$folder/slurmd.own.pid
 SlurmdSpoolDir=$folder/spool
-NodeName=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=$memory_mb State=UNKNOWN
+NodeName=$host NodeAddr=$address CPUs=16 RealMemory=$memory_mb State=UNKNOWN
 PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 }

@@ -6,14 +6,16 @@
     python -m suites.run SUITE --doctor     before a submission, with the suite's own needs
 
 Renders with EGL and OSMesa and compares the frames, names the GPUs that EGL and CUDA see (under
-SLURM they may differ), times an update of preset `published`, and checks disk and MongoDB. Each
-check is a process of its own with a time limit (slurm/checks.py), since broken drivers hang. Exit
-code 0: fit; 1: not fit, and the table says what to do; 2: bad input.
+SLURM they may differ), times an update of preset `published`, tries a file lock in the results
+folder from two processes, and from the machine where it is typed and a node, and checks disk and
+MongoDB. Each check is a process of its own with a time limit (slurm/checks.py), since broken
+drivers hang. Exit code 0: fit; 1: not fit, and the table says what to do; 2: bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shlex
@@ -23,11 +25,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
+from dreamer import command_line
 from dreamer.errors import UserError
 from dreamer.run_folder import RESULTS
 from slurm.profiles import Profile, load_profile
+from suites.record.folder import NoLocksError, flock
 
 ROOT = Path(__file__).resolve().parent.parent
 RENDER_WITHIN_S, UPDATE_WITHIN_S, OTHER_WITHIN_S, NODE_WITHIN_S = 300, 600, 120, 1800
@@ -52,31 +56,24 @@ class FailedCheckError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
-        if options.profile and not options.here:
-            return examine(options.profile, options.results, options.quick, options.needs_gb,
-                           options.mongo)  # fmt: skip
-        gpus = load_profile(options.profile).gpus if options.profile else 0
-        fit = True
-        for row in checks(options.results, options.quick, options.needs_gb, gpus, options.mongo):
-            print(text(row), flush=True)
-            fit &= row.verdict != FAIL
-        return 0 if fit else 1
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(parse, run, arguments)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes as UserErrors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+def run(options: argparse.Namespace) -> int:
+    if options.profile and not options.here:
+        return examine(options.profile, options.results, options.quick, options.needs_gb,
+                       options.mongo)  # fmt: skip
+    gpus = load_profile(options.profile).gpus if options.profile else 0
+    fit = True
+    for row in checks(options.results, options.quick, options.needs_gb, gpus, options.mongo,
+                      options.held):  # fmt: skip
+        print(text(row), flush=True)
+        fit &= row.verdict != FAIL
+    return 0 if fit else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
+    parser = command_line.Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--profile", metavar="NAME", help="check a node of the cluster that this profile asks for")
     add(
@@ -93,6 +90,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="GB",
         help="disk that runs need; default: one run's",
     )
+    add(
+        "--held", type=Path, help=argparse.SUPPRESS
+    )  # a file that the caller, elsewhere, has locked
     add("--mongo", action="append", default=[], metavar="URL",
         help="a MongoDB that records go to; also DREAMER_MONGO_URL")  # fmt: skip
     return parser.parse_args(arguments)
@@ -109,14 +109,31 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
     words += ["--quick"] if quick else []
     words += ["--needs-gb", str(needs_gb)] if needs_gb is not None else []
     words += [word for url in mongo for word in ("--mongo", url)]
-    lines = [*profile.options.get("setup", []), shlex.join(words)]  # as in a job
-    words = [*srun(profile), "bash", "-c", "\n".join(lines)]
+    setup = profile.options.get("setup", [])  # as in a job
     environment = {**os.environ, **profile.environment, "PYTHONPATH": str(ROOT)}
     print(f"asking SLURM for a node: {shlex.join(srun(profile))}", file=sys.stderr)
     try:
-        return subprocess.run(words, cwd=ROOT, env=environment, timeout=NODE_WITHIN_S).returncode
+        with _locked_file(results) as held:
+            words += ["--held", str(held)] if held else []
+            on_node = [*srun(profile), "bash", "-c", "\n".join([*setup, shlex.join(words)])]
+            done = subprocess.run(on_node, cwd=ROOT, env=environment, timeout=NODE_WITHIN_S)
+        return done.returncode
     except subprocess.TimeoutExpired:
         raise UserError(f"no node and no answer within {NODE_WITHIN_S // 60} minutes") from None
+
+
+@contextlib.contextmanager
+def _locked_file(results: Path) -> Iterator[Path | None]:
+    """A file where the results are that this process has locked while the block runs; None where
+    that is not possible, which the checks on the node will tell."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=_existing(results)))
+            path = Path(file.name)
+            flock(file, path)
+        except (OSError, NoLocksError):
+            path = None
+        yield path
 
 
 def srun(profile: Profile) -> list[str]:
@@ -133,14 +150,20 @@ def srun(profile: Profile) -> list[str]:
 
 
 def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
-           mongo: Sequence[str]) -> Iterator[Row]:  # fmt: skip
-    """All checks, on this machine, quick ones first. `gpus`: how many it should have."""
+           mongo: Sequence[str], held: Path | None = None) -> Iterator[Row]:  # fmt: skip
+    """All checks, on this machine, quick ones first. `gpus`: how many it should have. `held`: a
+    file that another machine has locked."""
     yield check_disk(results, needs_gb)
+    yield check_locks(results)
+    if held is not None:
+        yield check_locks_across(held)
     yield from check_mongo([*mongo, *filter(None, [os.environ.get("DREAMER_MONGO_URL")])])
     cuda, row = check_cuda(gpus)
     yield row
     with tempfile.TemporaryDirectory() as folder:
         yield from check_renderers(Path(folder), quick, cuda)
+    if cuda:
+        yield check_egl_devices(len(cuda))
     if not quick:
         yield check_update()
 
@@ -174,6 +197,23 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
         yield Row("rendering", FAIL, "no renderer works", "see the two lines above")
     if len(drawn) == 2:
         yield _compared(ask("compare", *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
+
+
+def check_egl_devices(count: int) -> Row:
+    """Whether EGL numbers the GPUs as CUDA does, which sees so many: workers on this machine get
+    one number for both."""
+    try:
+        found = ask("egl_devices", within_s=OTHER_WITHIN_S, CUDA_VISIBLE_DEVICES="")
+    except FailedCheckError as error:
+        return Row("EGL devices", WARN, str(error), INSTALL["egl"])
+    shown = ", ".join("none" if number is None else str(number) for number in found)
+    text = f"CUDA's numbers of EGL's devices: {shown or 'no device'}"
+    if found[:count] != list(range(count)):
+        todo = (
+            "set MUJOCO_EGL_DEVICE_ID where a job has one GPU; else workers may share one to draw"
+        )
+        return Row("EGL devices", WARN, text, todo)
+    return Row("EGL devices", OK, text)
 
 
 INSTALL = {
@@ -215,9 +255,44 @@ def check_update() -> Row:
     return Row("update", OK, text)
 
 
+def check_locks(results: Path) -> Row:
+    """Whether a process sees that another one has locked a file where the results are."""
+    todo = "mount it with `flock` (Lustre) or lockd (NFS), or choose another --results"
+    try:
+        with tempfile.NamedTemporaryFile(dir=_existing(results)) as file:
+            path = Path(file.name)
+            before = ask("lock", file.name, within_s=OTHER_WITHIN_S)
+            flock(file, path)
+            after = ask("lock", file.name, within_s=OTHER_WITHIN_S)
+    except (OSError, NoLocksError, FailedCheckError) as error:
+        return Row("locks", FAIL, str(error), todo)
+    if (before, after) != ("free", "held"):
+        return Row("locks", FAIL, "a process does not see the lock of another", todo)
+    return Row("locks", OK, "seen by another process")
+
+
+def check_locks_across(held: Path) -> Row:
+    """Whether this machine sees that another one has locked the file `held`."""
+    todo = (
+        "mount it without local locks (NFS nolock, Lustre localflock), or choose another --results"
+    )
+    try:
+        seen = ask("lock", str(held), within_s=OTHER_WITHIN_S)
+    except FailedCheckError as error:
+        return Row("locks, nodes", FAIL, str(error), "use a folder that all machines share")
+    if seen != "held":
+        return Row("locks, nodes", FAIL, "a lock of another machine is not seen here", todo)
+    return Row("locks, nodes", OK, "seen on this machine")
+
+
+def _existing(results: Path) -> Path:
+    """The results folder, or the nearest one above it that exists."""
+    return next(p for p in (results.resolve(), *results.resolve().parents) if p.exists())
+
+
 def check_disk(results: Path, needs_gb: float | None) -> Row:
     """Free disk where the results are, against what is needed."""
-    there = next(p for p in (results.resolve(), *results.resolve().parents) if p.exists())
+    there = _existing(results)
     free_gb = shutil.disk_usage(there).free / 1e9
     if not os.access(there, os.W_OK):
         return Row("disk", FAIL, f"{there} cannot be written", "choose another --results")

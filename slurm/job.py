@@ -33,6 +33,7 @@ from dreamer import run_folder
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.spec import EXIT_BUSY, EXIT_CODES
+from suites.record.folder import BusyError, locked
 
 POLL_S = 0.2
 MAX_KILLS = 3  # of one run in one job; after more the run has failed (memory?)
@@ -162,7 +163,7 @@ class _Supervisor:
 
     def _start(self, task: RunTask) -> None:
         status = read_status(task)
-        if status.get("status") == Status.COMPLETED:
+        if run_folder.is_complete(status, json.loads(task.spec)["config"]["env_steps"]):
             self.codes[task.run_id] = COMPLETED
             return
         if status.get("status") == Status.FAILED and status.get("executor") == executor_name():
@@ -344,7 +345,10 @@ def read_status(task: RunTask) -> StatusRecord:
 
 
 def write_status(task: RunTask, **values: Any) -> None:
-    """Writes the last status of a run that could not write it itself."""
-    status = {"run_id": task.run_id, **read_status(task), "executor": executor_name(), **values}
-    Path(task.folder).mkdir(parents=True, exist_ok=True)
-    run_folder.write_json(Path(task.folder, run_folder.STATUS), status)
+    """Writes the last status of a run that could not write it itself, unless another process
+    executes it."""
+    with contextlib.suppress(BusyError), locked(Path(task.folder)):
+        status = read_status(task)
+        if status.get("status") != Status.COMPLETED:
+            status = {"run_id": task.run_id, **status, "executor": executor_name(), **values}
+            run_folder.write_json(Path(task.folder, run_folder.STATUS), status)

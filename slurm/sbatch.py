@@ -18,6 +18,7 @@ from dreamer.errors import UserError
 from slurm import job as in_job
 from slurm.job import Job
 from slurm.profiles import Profile
+from suites.execution.environment import module_paths
 
 ASK_WITHIN_S = 60  # then the controller counts as unreachable
 DEFAULT_ARRAY_SIZE = 1000
@@ -55,11 +56,15 @@ def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile)
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("no sbatch here: submit from a machine of the cluster")
+    if "%" in str(folder):  # sbatch replaces %j and the like in the names of its logs
+        raise UserError(f"{folder}: SLURM cannot write where a % is in the path; choose another")
     executor = submitit.SlurmExecutor(folder=folder)
+    paths = os.pathsep.join([jobs[0].code, *module_paths()])
     setup = [
         *profile.options.get("setup", []),
         f"cd {shlex.quote(jobs[0].code)}",
-        f"export PYTHONPATH={shlex.quote(jobs[0].code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        # Behind the code: where the user's own modules are found at submission.
+        f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
         *(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
     ]
     more: dict[str, Any] = {"requeue": True} if profile.requeue else {"no-requeue": True}

@@ -1,0 +1,3 @@
+import dreamer
+
+dreamer.end_quietly_on_ctrl_c()

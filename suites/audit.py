@@ -22,22 +22,23 @@ from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.config import BEFORE
-from dreamer.errors import DamagedError, UserError, nearest
+from dreamer.config import BEFORE, outcome_values
+from dreamer.errors import DamagedError, UserError, counted, nearest, printable
 from dreamer.replay_files import check_folder as check_replay
 from dreamer.run_folder import State
 from suites import command
 from suites.execution.environment import cores
-from suites.language.identity import outcome_settings
 from suites.language.suite import Run
 from suites.push import send
 from suites.record import mongo_urls
 from suites.record.contents import Finding, RunContents, read
-from suites.record.folder import state_of
+from suites.record.folder import look
 from suites.record.metrics import read_metrics
 from suites.record.mongo import connect_all
 
 RERUN = "run the suite again"
+UNKNOWN_COMMIT = "commit unknown"
+OWN = {"task": "environment"}  # what a setting's own code is called
 MANY = 100  # runs, from which on several processes are quicker
 
 
@@ -127,10 +128,12 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
         yield finding("missing", "it was never started", RERUN)
         return
     if r.state == State.FAILED:
-        log = run_folder.attempt_path(r.folder, attempt) / run_folder.ERROR
-        yield finding("failed", str(r.status.get("error")), f"see {log}; then --retry-failed")
+        see = run_folder.see(r.folder, attempt, run_folder.ERROR)
+        yield finding("failed", f"{r.status.get('error')}{see}", "mend it, then --retry-failed")
     elif r.state == State.DEAD:
         yield finding("dead", f"last heartbeat {r.status.get('heartbeat')}", RERUN)
+    elif r.status.get("unsure"):
+        yield finding("unknown", r.status["unsure"], "look again from where it can be seen")
     elif r.state != State.DONE:
         yield finding("incomplete", f"it is {r.state}", RERUN)
     if r.config is None:
@@ -138,15 +141,18 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
             "config", f"{run_folder.CONFIG} cannot be read", "restore it, or start it --fresh"
         )
     else:
-        recorded = BEFORE | r.config  # settings that came later had this value
-        differing = sorted(
-            key for key in outcome_settings() if recorded.get(key) != r.run.config[key]
-        )
+        expected = outcome_values(r.run.config)
+        # Settings that came later had their `before` value; what is missing is shown as None.
+        recorded = outcome_values(dict.fromkeys(expected) | {"env_steps": 0} | BEFORE | r.config)
+        differing = sorted(key for key in expected if recorded[key] != expected[key])
         if differing:
-            shown = ", ".join(f"{k}={recorded.get(k)!r}" for k in differing)
+            shown = ", ".join(f"{k}={recorded[k]!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.provenances:
         yield finding("provenance", "no attempt has a provenance.json", "start it --fresh")
+    for number in r.damaged:
+        text = f"attempt {number}: {run_folder.PROVENANCE} cannot be read"
+        yield finding("provenance", text, "restore it, or start it --fresh")
     yield from (finding("metrics", problem, "start it --fresh") for problem in metrics_problems(r))
     budget = r.run.config["env_steps"]
     last = r.metrics[-1]["env_steps"] if r.metrics else 0
@@ -187,6 +193,8 @@ def damaged_files(results: Path, r: RunContents) -> Iterator[tuple[Path, str]]:
             older = "" if r.state == State.DONE else ": the one before is used"
             yield path, f"delete it{older}"
     for number, provenance in r.provenances.items():
+        if r.state != State.DONE or number != r.status.get("attempt"):
+            continue  # it was stopped, perhaps while it copied; the attempt that ended has them all
         for name, checksum in (provenance.get("artifacts") or {}).items():
             copy = run_folder.sacred_run_path(results, r.run.run_id, number) / f"run_{name}"
             for path, other in ((r.folder / name, copy), (copy, r.folder / name)):
@@ -224,13 +232,16 @@ def _is(path: Path, checksum: str | None) -> bool:
 
 
 def _end(path: Path) -> bytes:
-    """The last two bytes of a file, by which a JSON file that was cut is seen."""
+    """The last two bytes of a file, by which a JSON file that was cut is seen; none if there is no
+    file."""
     try:
-        with open(path, "rb") as file:
-            file.seek(-2, os.SEEK_END)
-            return file.read()
-    except OSError:
+        with run_folder.reading(path) as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2))
+            return file.read() or b"empty"
+    except FileNotFoundError:
         return b""
+    except OSError:
+        return b"unreadable"
 
 
 def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
@@ -254,25 +265,25 @@ def check_sacred(results: Path, r: RunContents) -> Iterator[Finding]:
 
 
 def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
-    """Versions of code, packages and renderer that differ between the runs of a suite."""
-    aspects = {
-        "code": lambda s: s.get("code"),
-        "packages": lambda s: _digest(s.get("packages")),
-        "renderer": lambda s: s.get("renderer") if s.get("renderer") != "none" else None,
-    }
-    for name, aspect in aspects.items():
-        users: dict[Any, list[tuple[str, int]]] = {}
-        for r in contents:
-            for number, provenance in r.provenances.items():
-                if aspect(provenance) is not None:
-                    users.setdefault(aspect(provenance), []).append((r.run.run_id, number))
+    """Versions of code, packages, renderer and of users' own environments and variants that differ
+    between the runs of a suite; code whose commit is not known."""
+    versions: dict[str, dict[str, list[tuple[str, int]]]] = {}
+    for r in contents:
+        for number, provenance in r.provenances.items():
+            for name, version in _versions(provenance):
+                versions.setdefault(name, {}).setdefault(version, []).append((r.run.run_id, number))
+    for problem, attempts in versions.pop(UNKNOWN_COMMIT, {}).items():
+        text = f"{len(attempts)} attempts: the commit of their code is not known ({problem})"
+        yield Finding(UNKNOWN_COMMIT, *attempts[0], text, "keep a copy of the code that made them")
+    for name, users in versions.items():
         if len(users) < 2:
             continue
         usual = max(users, key=lambda version: len(users[version]))
         for version, attempts in users.items():
             if version != usual:
                 run_id, number = attempts[0]
-                text = f"{len(attempts)} attempts have {name} {version}, most have {usual}"
+                count = counted(len(attempts), "attempt")
+                text = f"{count} with {name} {version}, most have {usual}"
                 yield Finding(
                     f"{name} differs",
                     run_id,
@@ -280,6 +291,21 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
                     text,
                     "compare them; --fresh starts runs anew",
                 )
+
+
+def _versions(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, its version) of all that made an attempt's numbers."""
+    yield "packages", _digest(provenance.get("packages"))
+    if provenance.get("code") is not None:
+        yield "code", provenance["code"]
+    if provenance.get("renderer") not in (None, "none"):
+        yield "renderer", provenance["renderer"]
+    for setting, own in (provenance.get("own") or {}).items():
+        named = (provenance.get("config") or {}).get(setting)
+        yield f"{OWN.get(setting, setting)} {named}", own["version"]
+    git = provenance.get("git")
+    if git is not None and git.get("commit") is None:
+        yield UNKNOWN_COMMIT, git.get("problem") or "git did not say why"
 
 
 def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:
@@ -322,8 +348,9 @@ def text(findings: Sequence[Finding], runs: int) -> str:
     for f in findings:
         attempt = f" attempt {f.attempt}" if f.attempt else ""
         lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
-    lines.append(f"{runs} runs, {len(findings)} findings" if findings else f"{runs} runs, all well")
-    return "\n".join(lines)
+    found = counted(len(findings), "finding") if findings else "all well"
+    lines.append(f"{counted(runs, 'run')}, {found}")
+    return "\n".join(map(printable, lines))
 
 
 def describe(results: Path, run_id: str) -> str:
@@ -334,17 +361,18 @@ def describe(results: Path, run_id: str) -> str:
         raise UserError(
             f"--run {run_id}: no such run" + (f"; {nearest(run_id, names)}" if names else "")
         )
-    status = run_folder.read_status(folder)
-    lines = [run_id, f"  state {state_of(folder, status)}"]
+    state, status = look(folder)
+    lines = [run_id, f"  state {state}"]
     lines += [f"  {key} {value}" for key, value in (status or {}).items() if value is not None]
     for number in run_folder.attempts(folder):
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
-    lines.append(f"  {len(metrics)} records in metrics.jsonl, {len(problems)} problems")
+    count = counted(len(metrics), "record")
+    lines.append(f"  {count} in metrics.jsonl, {counted(len(problems), 'problem')}")
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _describe_attempt(folder: Path, number: int) -> list[str]:

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from dreamer.errors import counted
 from suites import command
 from suites.execution.executors import EXECUTORS
 
@@ -32,10 +33,12 @@ def cancel(options: argparse.Namespace) -> int:
     done = [e.withdraw(options.results, run_ids, options.forget) for e in EXECUTORS.values()]
     had = len({run_id for withdrawn in done for run_id in withdrawn.run_ids})
     if options.forget:
-        print(f"{had} of {len(runs)} runs forgotten; no cluster was asked")
+        print(f"{had} of {counted(len(runs), 'run')} forgotten; no cluster was asked")
         return 0
     jobs = sum(len(withdrawn.jobs) for withdrawn in done)
-    print(f"{had} of {len(runs)} runs were queued or running; {jobs} jobs cancelled")
+    cancelled = counted(jobs, "job")
+    were = "was" if len(runs) == 1 else "were"
+    print(f"{had} of {counted(len(runs), 'run')} {were} queued or running; {cancelled} cancelled")
     return 0
 
 

@@ -1,54 +1,24 @@
-"""What the commands share: the options that choose runs, and how errors are reported.
-
-A mistake of the user is one line on stderr (`error: ...`) and exit code 2, never a traceback.
-"""
+"""What the commands share: the options that choose runs."""
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from dreamer.command_line import Parser, main
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
-from suites.language.identity import SETTINGS
+from suites.language.identity import SETTINGS, overrides_of
 from suites.language.nodes import scalar, show
-from suites.language.suite import Run, Suite, check_overrides, expand, merge
+from suites.language.suite import Run, Suite, check_overrides, expand, find_suite, merge
+from suites.record.contents import as_recorded
 
-BAD_INPUT = 2
+__all__ = ["Parser", "chosen", "group_by_seed", "main", "parser", "select"]
 SELECTABLE = ("run_id", "suites", *SETTINGS)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports mistakes as UserErrors of one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def main(
-    parse: Callable[[Sequence[str]], argparse.Namespace],
-    command: Callable[[argparse.Namespace], int],
-    arguments: Sequence[str] | None,
-) -> int:
-    """Parses (the command line, if `arguments` is None) and executes; returns the exit code."""
-    try:
-        code = command(parse(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except BrokenPipeError:  # `| head` has ended; without this Python complains when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def parser(module: str, about: str, suites: str = "+") -> Parser:
@@ -56,7 +26,7 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
     made = Parser(f"python -m suites.{module}", description=about, allow_abbrev=False)
     add = made.add_argument
     add("suites", nargs=suites, metavar="SUITE",
-        help="a YAML file; a run in several suites is one run")  # fmt: skip
+        help="a YAML file or the name of one; a run in several suites is one run")  # fmt: skip
     add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
     add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
         help="all but these runs")  # fmt: skip
@@ -70,7 +40,8 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
 def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     """The whole suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
-    suites = [expand(path, settings) for path in options.suites]
+    suites = [expand(find_suite(path), settings) for path in options.suites]
+    suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
 
 
@@ -131,6 +102,22 @@ def _value(key: str, text: str, option: str = "--set") -> Any:
         return check_overrides({key: scalar(text)}, option)[key]
     except ValueError as error:
         raise UserError(f"{option} {key}: {error}") from None
+
+
+def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that tell these runs apart, seeds aside: preset, task, method, env_steps and
+    whatever differs from a preset, where not all runs have the same."""
+    keys = dict.fromkeys(("task", "behaviour", "representation", "preset", "env_steps"))
+    for config in configs:
+        keys.update(dict.fromkeys(overrides_of(config)))
+    keys.pop("seed", None)
+    return [key for key in keys if len({config[key] for config in configs}) > 1]
+
+
+def setting_text(key: str, value: Any) -> str:
+    """A setting where several are named: those of a method speak for themselves."""
+    plain = key in ("task", "behaviour", "representation", "preset")
+    return as_text(value) if plain else f"{key}={as_text(value)}"
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[tuple[Run, list[int]]]:

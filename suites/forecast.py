@@ -1,16 +1,24 @@
-"""What a suite will take: time from measured throughput (with its source), disk and memory."""
+"""What a suite will take: time, disk at its peak and memory, from measurements with their source.
+
+Throughput is that of the suite's own runs where there are any. Memory, checkpoints and the ratio by
+which replay is packed are measured per preset and domain, in results/measured.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.run_folder import State
+from dreamer.run_folder import State, size_text
 from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
+from suites.language.identity import preset_settings
 from suites.language.suite import Run
 from suites.record.provenance import ROOT
 
@@ -20,8 +28,11 @@ THROUGHPUT = [ROOT / "results" / kind / "throughput.csv" for kind in ("measured"
 ASSUMED_ENV_STEPS_PER_SECOND = {"cpu": 1.0, "gpu": 10.0}
 MIN_MEASURED_ENV_STEPS = 1000  # in shorter runs starting takes most of the time
 IMAGE_BYTES = 64 * 64 * 3
-# Activations of an update at B = L = 50 and 32 channels in fp32; a process without them.
-ACTIVATION_BYTES, PROCESS_BYTES = 8.4e9, 0.8e9
+# domain, ratio, source: how many times smaller than its pixels a replay is on disk.
+REPLAY = ROOT / "results" / "measured" / "replay.csv"
+# preset, behaviour, device, start_gb, peak_gb, checkpoint_mb, source: of a run's process.
+MEMORY = ROOT / "results" / "measured" / "memory.csv"
+CHECKPOINTS = 4  # of a run at a time: two, one that a larger budget needs, one being written
 
 
 class Rate(NamedTuple):
@@ -41,8 +52,9 @@ class Forecast(NamedTuple):
     workers: int
     sources: list[str]  # where the throughput was measured, and what for
     assumed: list[str]  # kinds of runs that were never measured
-    disk_gb: float
-    memory_gb: float  # of the largest run, GPU memory where there is a GPU
+    disk_gb: float  # more than now, at the peak
+    memory_gb: float | None  # of the largest run's process
+    notes: list[str]  # what is not known about disk and memory
 
 
 def make_forecast(
@@ -57,12 +69,13 @@ def make_forecast(
     """
     states = Counter(statuses[run.run_id][0] for run in runs)
     open_runs = [run for run in runs if statuses[run.run_id][0] != State.DONE]
+    done_steps = {r.run_id: (statuses[r.run_id][1] or {}).get("env_steps") or 0 for r in open_runs}
     table = _measured_here(runs, statuses)
     for path in THROUGHPUT:
         table += _measured_before(path)
     seconds, sources, assumed = 0.0, set(), set()
     for run in open_runs:
-        left = run.config["env_steps"] - ((statuses[run.run_id][1] or {}).get("env_steps") or 0)
+        left = run.config["env_steps"] - done_steps[run.run_id]
         rate = _rate(table, run.config, device)
         if rate is None:
             pace = ASSUMED_ENV_STEPS_PER_SECOND[device]
@@ -72,6 +85,7 @@ def make_forecast(
             sources.add(f"{kind_of(run.config)}: {rate.source}")
         seconds += max(0, left) / pace
     hours = seconds / 3600
+    memory, notes = _memory(open_runs, device)
     return Forecast(
         states={state: states[state] for state in State if states[state]},
         hours=hours,
@@ -80,20 +94,100 @@ def make_forecast(
         workers=workers,
         sources=sorted(sources),
         assumed=sorted(assumed),
-        disk_gb=sum(disk_bytes(run.config) for run in open_runs) / 1e9,
-        memory_gb=max((memory_bytes(run.config) for run in open_runs), default=0) / 1e9,
+        disk_gb=_peak_bytes(open_runs, done_steps, workers) / 1e9,
+        memory_gb=memory,
+        notes=[*_replay_notes(open_runs), *notes],
     )
 
 
-def disk_bytes(config: Mapping[str, Any]) -> float:
-    """Disk of a finished run: the images of its replay, which are most of it."""
-    return config["env_steps"] / config["action_repeat"] * IMAGE_BYTES
+def free_gb(results: Path) -> float:
+    """Free disk where the results folder is or will be."""
+    there = next(path for path in [results.resolve(), *results.resolve().parents] if path.exists())
+    usage = shutil.disk_usage(there)
+    return usage.free / 1e9 if usage.total else math.inf  # of a file system without a size
 
 
-def memory_bytes(config: Mapping[str, Any]) -> float:
-    """Memory of a run, roughly: the activations of the image networks, and the process."""
-    images = config["batch_size"] * config["length"] * config["conv_depth"]
-    return PROCESS_BYTES + ACTIVATION_BYTES * images / (50 * 50 * 32)
+def replay_bytes(config: Mapping[str, Any], env_steps: float) -> float:
+    """Disk of a replay after so many env_steps: its images, which are most of it."""
+    measured = _replay_ratios().get(_domain(config))
+    ratio = float(measured["ratio"]) if measured else 1.0
+    return env_steps / config["action_repeat"] * IMAGE_BYTES / ratio
+
+
+def _peak_bytes(runs: Sequence[Run], done_steps: Mapping[str, int], workers: int) -> float:
+    """What the disk holds more than now, when most is on it: checkpoints of all runs; replays that
+    stay, of all runs; and of the others those of the largest `workers` runs."""
+    kept, passing = 0.0, []
+    for run in runs:
+        config, done = run.config, done_steps[run.run_id]
+        growth = replay_bytes(config, max(0, config["env_steps"] - done))
+        if config["keep_replay"] == "always":
+            kept += growth
+        else:
+            passing.append(growth)
+        row = _memory_row(config, "cpu")
+        if row and not done:
+            kept += CHECKPOINTS * float(row["checkpoint_mb"]) * 1e6
+    return kept + sum(sorted(passing)[-workers:])
+
+
+def _replay_notes(runs: Sequence[Run]) -> list[str]:
+    domains = sorted({_domain(run.config) for run in runs} - set(_replay_ratios()))
+    return [f"disk: replay of {', '.join(domains)} not measured, counted raw"] if domains else []
+
+
+def _memory(runs: Sequence[Run], device: str) -> tuple[float | None, list[str]]:
+    """Memory in GB of the largest run's process, with its source or what is not known."""
+    known, unknown = {}, set()
+    for run in runs:
+        row = _memory_row(run.config, device)
+        if row is None:
+            unknown.add(kind_of(run.config))
+        else:
+            known[_memory_gb(row, run.config)] = row
+    notes = []
+    if known:
+        notes.append(f"memory: {known[max(known)]['source']}")
+    if unknown:
+        where = "a GPU" if device == "gpu" else "a CPU"
+        notes.append(f"memory: never measured on {where}: {', '.join(sorted(unknown))}")
+    return max(known, default=None), notes
+
+
+def _memory_gb(row: Mapping[str, str], config: Mapping[str, Any]) -> float:
+    """The measured peak; what updates add to the start grows with the images of a batch."""
+
+    def images(c: Mapping[str, Any]) -> float:
+        return float(c["batch_size"] * c["length"] * c["conv_depth"])
+
+    start, peak = float(row["start_gb"]), float(row["peak_gb"])
+    return start + (peak - start) * images(config) / images(preset_settings(config["preset"]))
+
+
+def _memory_row(config: Mapping[str, Any], device: str) -> Mapping[str, str] | None:
+    """The measurement of this preset on this device, if possible of the same behaviour."""
+    rows = [r for r in _table(MEMORY) if (r["preset"], r["device"]) == (config["preset"], device)]
+    return min(rows, key=lambda row: row["behaviour"] != config["behaviour"], default=None)
+
+
+def _domain(config: Mapping[str, Any]) -> str:
+    """`walker` of walker_run, `atari` of atari:pong, `my_module` of my_module:make."""
+    task = config["task"]
+    return task.partition(":" if ":" in task else "_")[0]
+
+
+def _replay_ratios() -> dict[str, Mapping[str, str]]:
+    return {row["domain"]: row for row in _table(REPLAY)}
+
+
+@cache
+def _table(path: Path) -> list[dict[str, str]]:
+    """The rows of a committed table; none if there is no such file."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -101,8 +195,8 @@ def kind_of(config: Mapping[str, Any]) -> str:
     return f"{config['preset']} {config['behaviour']} {config['representation']}"
 
 
-def text(forecast: Forecast) -> str:
-    """The forecast as a few lines."""
+def text(forecast: Forecast, free: float) -> str:
+    """The forecast as a few lines. `free`: of the disk, in GB."""
     unit = "GPU hours" if forecast.device == "gpu" else "CPU hours"
     lines = [
         "runs      " + (", ".join(f"{n} {state}" for state, n in forecast.states.items()) or "none")
@@ -114,8 +208,14 @@ def text(forecast: Forecast) -> str:
     lines += [f"          {source}" for source in forecast.sources]
     pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[forecast.device]:g} env_steps/s are assumed"
     lines += [f"          {kind}: never measured; {pace}" for kind in forecast.assumed]
-    lines.append(f"disk      {_amount(forecast.disk_gb)} GB of replay")
-    lines.append(f"memory    {_amount(forecast.memory_gb)} GB per run, roughly")
+    short = ": too small" if forecast.disk_gb > free else ""
+    lines.append(
+        f"disk      {size_text(forecast.disk_gb * 1e9)} more at its peak, replay and checkpoints; "
+        f"{size_text(free * 1e9)} are free{short}"
+    )
+    if forecast.memory_gb is not None:
+        lines.append(f"memory    {size_text(forecast.memory_gb * 1e9)} per run")
+    lines += [f"          {note}" for note in forecast.notes]
     return "\n".join(lines)
 
 
@@ -154,19 +254,15 @@ def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[_
 
 
 def _measured_before(path: Path) -> list[_Row]:
-    """The rates in a committed table; none if there is no such file."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [
-                _Row(
-                    r["preset"], r["behaviour"], r["representation"], r["device"],
-                    Rate(float(r["env_steps_per_second"]),
-                         f"{r['env_steps_per_second']} env_steps/s, {r['source']}"),
-                )
-                for r in csv.DictReader(file)
-            ]  # fmt: skip
-    except FileNotFoundError:
-        return []
+    """The rates in a committed table."""
+    return [
+        _Row(
+            r["preset"], r["behaviour"], r["representation"], r["device"],
+            Rate(float(r["env_steps_per_second"]),
+                 f"{r['env_steps_per_second']} env_steps/s, {r['source']}"),
+        )
+        for r in _table(path)
+    ]  # fmt: skip
 
 
 def _rate(table: Sequence[_Row], config: Mapping[str, Any], device: str) -> Rate | None:

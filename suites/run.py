@@ -13,26 +13,28 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamer import run_folder
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from dreamer.run_folder import State, StatusRecord
 from suites import command, forecast
-from suites.command import as_text, group_by_seed
+from suites.command import as_text, group_by_seed, varying
 from suites.execution.executor import Executor, Found, Request
 from suites.execution.executors import EXECUTORS, FALLBACK, states
 from suites.execution.spec import Spec
 from suites.forecast import Forecast, make_forecast
-from suites.language.identity import overrides_of
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
-from suites.record.folder import make_folder
+from suites.record.folder import locked, look, make_folder
+from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
+MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
 
 
@@ -56,10 +58,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--retry-failed", action="store_true", help="start failed runs again")
     add("--fresh", action="store_true",
         help="move earlier results of these runs to DIR/discarded and start anew")  # fmt: skip
-    add("--yes", action="store_true", help="do not ask before more than a day of work")
+    add("--yes", action="store_true",
+        help="do not ask before a day of work, or where the disk seems too small")  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.workers is not None and options.workers < 1:
-        raise UserError("--workers: at least 1")
+    if options.workers is not None and not 1 <= options.workers <= MAX_WORKERS:
+        raise UserError(f"--workers: from 1 to {MAX_WORKERS}")
     return options
 
 
@@ -70,18 +73,26 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(list(map(as_row, runs)), indent=2) if as_json else table(runs))
         return 0
     executor = choose_executor(options.executor, suites)
-    found = states(options.results, (r.run_id for r in runs))
+    configs = {r.run_id: r.config for r in runs}
+    found = states(options.results, configs)
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
     if options.plan:
-        print(json.dumps(expected._asdict(), indent=2) if as_json else forecast.text(expected))
+        free = forecast.free_gb(options.results)
+        if as_json:
+            print(json.dumps({**expected._asdict(), "disk_free_gb": free}, indent=2))
+        else:
+            print(forecast.text(expected, free))
         line = executor.forecast(len(left(options, runs, found)), request)
         if line and not as_json:
             print(line)
         return 0
+    if not options.yes and not options.doctor:  # the doctor looks at the disk itself
+        check_disk(expected, options.results)
     if executor.on_this_machine and not options.yes:
-        confirm(expected)
+        confirm(expected, options.results)
+        found = states(options.results, configs)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
@@ -91,8 +102,9 @@ def run(options: argparse.Namespace) -> int:
         request = dataclasses.replace(request, disk_gb=expected.disk_gb)
         code = executor.execute(specs, request)
         if code is not None:
+            print("its state: python -m suites.status, with the same suites", file=sys.stderr)
             return code
-    return report(options.results, runs)
+    return report(options, runs)
 
 
 # --- Which runs -----------------------------------------------------------------------------------
@@ -110,19 +122,32 @@ def choose(
         if busy:
             raise UserError(f"--fresh: {busy[0]} is {found[busy[0]][0]}; stop it first")
         for run_id, text in unsure.items():
-            raise UserError(f"--fresh: {run_id} may be queued: {text}")
+            raise UserError(f"--fresh: {run_id}: {text}")
         for r in runs:
             set_aside(options.results, r.run_id)
         return list(runs)
+    ended = without_replay(options.results, runs, found)
+    for run_id in ended[:MAX_NAMED]:
+        print(f"skip  {run_id}: without its replay a larger budget needs --fresh", file=sys.stderr)
     for run_id in busy[:MAX_NAMED]:
         print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
     for run_id, text in list(unsure.items())[:MAX_NAMED]:
-        hint = "if it is gone for good: suites.cancel --forget"
-        print(f"skip  {run_id}: {text} ({hint})", file=sys.stderr)
-    named = min(len(busy), MAX_NAMED) + min(len(unsure), MAX_NAMED)
-    if len(busy) + len(unsure) > named:
-        print(f"      and {len(busy) + len(unsure) - named} more", file=sys.stderr)
-    return left(options, runs, found)
+        print(f"skip  {run_id}: {text}", file=sys.stderr)
+    skipped = (ended, busy, unsure)
+    unnamed = sum(max(0, len(names) - MAX_NAMED) for names in skipped)
+    if unnamed:
+        print(f"      and {unnamed} more", file=sys.stderr)
+    return [r for r in left(options, runs, found) if r.run_id not in set(ended)]
+
+
+def without_replay(results: Path, runs: Sequence[Run], found: Mapping[str, Found]) -> list[str]:
+    """Runs that ended at a smaller budget and whose replay was discarded since."""
+    folders = {r.run_id: run_folder.run_path(results, r.run_id) for r in runs}
+    return [
+        run_id
+        for run_id, folder in folders.items()
+        if found[run_id][0] == State.STOPPED and run_folder.discarded_replay(folder) is not None
+    ]
 
 
 def left(options: argparse.Namespace, runs: Sequence[Run], found: Mapping[str, Found]) -> list[Run]:
@@ -145,10 +170,20 @@ def unsure_because(state: State, status: StatusRecord | None) -> str | None:
 
 
 def set_aside(results: Path, run_id: str) -> None:
-    """Moves a run's folder to `results/discarded`; nothing is deleted."""
+    """Moves a run's folder to `results/discarded`; nothing is deleted. Decides under the run's
+    lock, since it may have been started in the meantime: raises UserError then."""
     folder = run_folder.run_path(results, run_id)
     if not folder.exists():
         return
+    with locked(folder):
+        state, status = look(folder, holding=True)
+        if state == State.RUNNING or unsure_because(state, status):
+            host = (status or {}).get("host")
+            raise UserError(f"--fresh: {run_id} is running on {host}; stop it first")
+        _move(results, run_id, folder)
+
+
+def _move(results: Path, run_id: str, folder: Path) -> None:
     number = max(run_folder.attempts(folder), default=0)
     aside = run_folder.discarded_path(results, run_id, number)
     while aside.exists():
@@ -171,35 +206,47 @@ def as_row(r: Run) -> dict[str, Any]:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A line for each group of runs that differ only in their seed."""
-    heading = ("task", "behaviour", "representation", "preset", "env_steps", "seeds", "settings")
-    rows = [heading]
-    shown = {"task", "behaviour", "representation", "preset", "env_steps"}
-    for r, seeds in group_by_seed(runs):
-        c = r.config
-        rest = {k: v for k, v in overrides_of(c).items() if k not in shown}
-        rows.append((
-            c["task"], c["behaviour"], c["representation"], c["preset"], f"{c['env_steps']:,}",
-            ",".join(map(str, seeds)), " ".join(f"{k}={as_text(v)}" for k, v in rest.items()),
-        ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
+    """A line for each group of runs that differ only in their seed, with the settings that tell the
+    groups apart."""
+    groups = group_by_seed(runs)
+    shown = list(dict.fromkeys(("task", *varying([r.config for r, _ in groups]))))
+    rows = [(*shown, "seeds")]
+    for r, seeds in groups:
+        cells = (r.config[key] for key in shown)
+        texts = (f"{cell:,}" if type(cell) is int else as_text(cell) for cell in cells)
+        rows.append((*texts, ",".join(map(str, seeds))))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
     total = sum(r.config["env_steps"] for r in runs)
-    return "\n".join([*lines, f"{len(runs)} runs, {total:,} env_steps"])
+    return "\n".join([*lines, f"{counted(len(runs), 'run')}, {total:,} env_steps"])
 
 
-def confirm(expected: Forecast) -> None:
+def check_disk(expected: Forecast, results: Path) -> None:
+    """Raises UserError if the disk is too small for the plan."""
+    free = forecast.free_gb(results)
+    if expected.disk_gb > free:
+        raise UserError(
+            f"--results {results}: the runs need {expected.disk_gb:,.1f} GB at their peak and "
+            f"{free:,.1f} GB are free; free some (suites.clean), take another disk, or --yes"
+        )
+
+
+def confirm(expected: Forecast, results: Path) -> None:
     """Asks before more than a day of work on this machine."""
     hours = expected.elapsed_hours
     if hours <= ASK_ABOVE_HOURS:
         return
-    print(forecast.text(expected), file=sys.stderr)
+    print(forecast.text(expected, forecast.free_gb(results)), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started")
 
 
@@ -207,20 +254,30 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def report(results: Path, runs: Sequence[Run]) -> int:
-    """Prints how many runs are in which state; returns 0 if all are done."""
-    found = states(results, (r.run_id for r in runs))
+def report(options: argparse.Namespace, runs: Sequence[Run]) -> int:
+    """Prints how many runs are in which state, where they lie and what to type next; returns 0 if
+    all are done."""
+    results: Path = options.results
+    found = states(results, {r.run_id: r.config for r in runs})
     counts = dict.fromkeys(State, 0)
     for state, _ in found.values():
         counts[state] += 1
     for run_id, (state, status) in found.items():
         if state == State.FAILED:
             folder = run_folder.run_path(results, run_id)
-            attempt = run_folder.attempt_path(folder, (status or {}).get("attempt"))
-            print(f"FAILED {run_id}: {(status or {}).get('error')}; see {attempt}", file=sys.stderr)
+            see = run_folder.see(folder, (status or {}).get("attempt"))
+            print(f"FAILED {run_id}: {(status or {}).get('error')}{see}", file=sys.stderr)
     print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
     if counts[State.FAILED]:
         print("--retry-failed starts failed runs again", file=sys.stderr)
+    waiting = len(runs) - counts[State.DONE] - counts[State.FAILED]
+    if waiting:
+        print("the same command continues the runs that are left", file=sys.stderr)
+    words = [*options.suites, *([] if results == run_folder.RESULTS else ["--results", results])]
+    given = shlex.join(map(str, words))
+    print(f"records: {run_folder.runs_path(results)}", file=sys.stderr)
+    if counts[State.DONE]:
+        print(f"figures: python -m analysis.make_figures {given}", file=sys.stderr)
     return 0 if counts[State.DONE] == len(runs) else 1
 
 
@@ -262,13 +319,32 @@ def make_request(
 
 
 def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None:
-    """Makes the results folder and writes the runs of each suite into it."""
+    """Makes the results folder and writes the runs of each suite into it. Raises UserError if two
+    suites have one name, since results of suites are kept by name."""
+    files: dict[str, Path] = {}
+    for suite in suites:
+        first = files.setdefault(suite.name, suite.path)
+        other = first if not first.samefile(suite.path) else _namesake(results, suite)
+        if other:
+            raise UserError(f"{suite.path}: {other} has this name, too; rename one of them")
     make_folder(run_folder.runs_path(results))
     make_folder(run_folder.sacred_path(results))
     for suite in suites:
         path = run_folder.suite_runs_path(results, suite.name)
         make_folder(path.parent)
         run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
+        origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
+        run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
+
+
+def _namesake(results: Path, suite: Suite) -> Path | None:
+    """Another file whose suite has this name in these results and no run of this one; a copy, or an
+    earlier version, has some."""
+    origin = run_folder.read_json(run_folder.suite_origin_path(results, suite.name)) or {}
+    file = Path(str(origin.get("file")))
+    if not file.is_file() or file.samefile(suite.path):
+        return None
+    return None if {r.run_id for r in suite.runs} & set(origin.get("runs") or ()) else file
 
 
 def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
@@ -277,7 +353,7 @@ def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
     named = tuple(dict.fromkeys(url for suite in suites for url in suite.observers))
     if asked:
         mongo_urls.give(asked)
-    mongo_urls.all_urls(named)  # raises now if one is malformed
+    mongo_urls.check(named)  # raises now if one is malformed
     return list(named)
 
 
@@ -289,23 +365,24 @@ def _spec(r: Run, results: Path, executor: Executor, observers: list[str]) -> Sp
         results=str(results.resolve()),
         executor=executor.name,
         observers=observers,
-        command=[
-            *("python", "-m", "suites.run"),
-            *map(provenance.without_credentials, sys.argv[1:]),
-        ],
+        command=["python", "-m", "suites.run", *map(hide_word, sys.argv[1:])],
     )
 
 
 def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
-    """Prints how many of the runs were begun with other code."""
-    version = provenance.code().version
+    """Prints how many of the runs were begun with other code, and if the commit is not known."""
+    code = provenance.code()
+    version = code.version
+    if code.problem:
+        note(f"the commit of the code is not known ({code.problem}); its version is {version}")
     older: dict[str, int] = {}
     for r in runs:
         begun = (found[r.run_id][1] or {}).get("code")
         if begun and begun != version:
             older[begun] = older.get(begun, 0) + 1
     for begun, count in older.items():
-        note(f"{count} runs begun with code {begun} continue with {version}")
+        goes = "goes" if count == 1 else "go"
+        note(f"{counted(count, 'run')} begun with code {begun} {goes} on with {version}")
 
 
 if __name__ == "__main__":

@@ -22,12 +22,14 @@ from typing import Any
 from dreamer import run_folder
 from dreamer.run_folder import State
 from suites import command
-from suites.command import as_text
+from suites.command import as_text, setting_text, varying
 from suites.execution.executors import states
 from suites.language.identity import overrides_of
 from suites.language.suite import Run
+from suites.record.scores import recorded_score
 
 WATCH_EVERY_S = 5.0
+MUCH_TOO_SHORT = 0.1  # share of a run's episodes, from which it is shown
 MAX_PROBLEMS = 20  # shown; the JSON has all
 
 
@@ -70,10 +72,12 @@ def watch(options: argparse.Namespace) -> int:
 def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A row for each run: its settings in short, its state, and the values of its status.json."""
     rows = []
-    statuses = states(results, (run.run_id for run in runs))
+    statuses = states(results, {run.run_id: run.config for run in runs})
     keys = ("status", "attempt", "env_steps", "updates", "episode_return", "evaluate_return",
-            "env_steps_per_second", "seconds_left", "started", "heartbeat", "host", "executor",
-            "code", "error", "slurm", "unsure")  # fmt: skip
+            "final_score", "final_evaluations", "short_episodes", "env_steps_per_second",
+            "seconds_left", "started", "heartbeat", "host", "executor", "code", "error", "slurm",
+            "unsure")  # fmt: skip
+    varies = [key for key in varying([run.config for run in runs]) if key != "task"]
     for run in runs:
         state, status = statuses[run.run_id]
         c = run.config
@@ -81,11 +85,16 @@ def collect(results: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
             "run_id": run.run_id,
             "task": c["task"],
             "method": method(c),
+            "settings": {key: c[key] for key in varies},  # that tell the runs apart
             "seed": c["seed"],
             "budget_env_steps": c["env_steps"],
             "state": state,
             **{key: (status or {}).get(key) for key in keys},
         })  # fmt: skip
+        if state == State.DONE and "final_score" not in (status or {}):  # of an earlier version
+            path = run_folder.run_path(results, run.run_id) / run_folder.METRICS
+            score, evaluations, _ = recorded_score(path, c) or (None, None, None)
+            rows[-1] |= {"final_score": score, "final_evaluations": evaluations}
     return rows
 
 
@@ -114,6 +123,10 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
         lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
         if len(wrong) > MAX_PROBLEMS:
             lines.append(f"  ... and {len(wrong) - MAX_PROBLEMS} more; --format json has all")
+    short = [row for row in rows if (row["short_episodes"] or 0) > MUCH_TOO_SHORT]
+    if short:
+        lines += ["", "episodes too short to be sampled (see `length`), so never trained on"]
+        lines += [f"  {row['run_id']}: {row['short_episodes']:.0%}" for row in short[:MAX_PROBLEMS]]
     codes = sorted({row["code"] for row in rows if row["code"]})
     if len(codes) > 1:
         lines += ["", f"computed with {len(codes)} versions of the code: {', '.join(codes)}"]
@@ -127,15 +140,20 @@ def _counts(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each task and method."""
+    """A line for each task and the settings that tell it from others."""
     cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        cells.setdefault((row["task"], row["method"]), []).append(row)
-    table = [("task", "method", "runs", "return")]
+        settings = " ".join(setting_text(key, value) for key, value in row["settings"].items())
+        cells.setdefault((row["task"], settings), []).append(row)
+    table: list[tuple[str, ...]] = [("task", "settings", "runs", "final score")]
     for (task, name), members in cells.items():
-        returns = [m["evaluate_return"] for m in members if m["evaluate_return"] is not None]
-        score = f"{sum(returns) / len(returns):.1f}" if returns else ""
-        table.append((task, name, _counts(members), score))
+        done = [m for m in members if m["final_score"] is not None]
+        score = f"{sum(m['final_score'] for m in done) / len(done):.1f}" if done else ""
+        counts = " or ".join(map(str, sorted({m["final_evaluations"] for m in done})))
+        each = f" (mean of {counts} evaluation{'s' if counts != '1' else ''})" if done else ""
+        table.append((task, name, _counts(members), score + each))
+    if not any(row["settings"] for row in rows):
+        table = [(task, *rest) for task, _, *rest in table]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     return [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table
@@ -145,7 +163,7 @@ def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
 def _progress(row: dict[str, Any]) -> str:
     parts = [f"{row['env_steps'] or 0:,}/{row['budget_env_steps']:,} env_steps"]
     if row["evaluate_return"] is not None:
-        parts.append(f"return {row['evaluate_return']:.1f}")
+        parts.append(f"last evaluation {row['evaluate_return']:.1f}")
     if row["env_steps_per_second"]:
         parts.append(f"{row['env_steps_per_second']:.3g}/s")
     if row["seconds_left"] is not None:
@@ -161,13 +179,12 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     if row["state"] == State.UNKNOWN:
         path = folder / run_folder.STATUS
         return f"{row['run_id']}: {path} cannot be read; the next run continues it"
-    log = run_folder.attempt_path(folder, row["attempt"]) / run_folder.LOG
     if row["state"] == State.FAILED:
-        return f"{row['run_id']} failed: {row['error']}; see {log}"
-    seen = run_folder.age_s(row["heartbeat"])
-    ago = f"last seen {datetime.timedelta(seconds=int(seen))} ago" if seen < 1e9 else "never seen"
+        see = run_folder.see(folder, row["attempt"], run_folder.LOG)
+        return f"{row['run_id']} failed: {row['error']}{see}"
+    last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
-    return f"{row['run_id']} is dead: {ago} on {row['host']}{error}; the next run continues it"
+    return f"{row['run_id']} is dead: {last}{error}; the next run continues it"
 
 
 if __name__ == "__main__":

@@ -100,6 +100,21 @@ def metrics_of(spec: Spec) -> list[dict]:
     return [r for r in map(json.loads, lines) if r["kind"] != "time"]
 
 
+def worker(spec: Spec) -> subprocess.Popen[bytes]:
+    """The process that executes a run, with an open stdin."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suites.execution.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=ROOT,
+    )
+    assert process.stdin is not None
+    process.stdin.write(spec.to_json().encode() + b"\n")
+    process.stdin.flush()
+    return process
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -128,7 +143,7 @@ def check_executor(name: str, folder: Path, more: str = "", seconds: float = 300
     assert run.main(words) in (0, 1)  # submitted, or ended with a failure
 
     def found() -> list[Found]:
-        return [*states(results, [failing.run_id, fine.run_id]).values()]
+        return [*states(results, {r.run_id: r.config for r in (failing, fine)}).values()]
 
     wait_until(lambda: [state for state, _ in found()] == [State.FAILED, State.DONE], seconds)
     for _, status in found():

@@ -48,7 +48,7 @@ def test_a_failure_is_raised_by_the_next_who_asks(tmp_path):
 
 
 def test_the_checksum_is_in_the_file_which_stays_one_that_torch_reads(tmp_path):
-    path = save_checkpoint(tmp_path, 1, 2, {"weight": torch.arange(5)})
+    path = save_checkpoint(tmp_path, "checkpoint-2-1.pt", {"weight": torch.arange(5)})
     assert list(tmp_path.iterdir()) == [path]
     assert run_folder.is_whole(path)
     assert torch.load(path, weights_only=True)["weight"].tolist() == [0, 1, 2, 3, 4]
@@ -56,7 +56,7 @@ def test_the_checksum_is_in_the_file_which_stays_one_that_torch_reads(tmp_path):
 
 
 def test_every_change_of_a_checkpoint_is_found(tmp_path):
-    path = save_checkpoint(tmp_path, 1, 2, {"weight": torch.arange(5)})
+    path = save_checkpoint(tmp_path, "checkpoint-2-1.pt", {"weight": torch.arange(5)})
     data = path.read_bytes()
     for place in range(0, len(data), 7):
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -111,7 +111,8 @@ def killed_at(number, action):
     return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 def save(value):
-    save_checkpoint(folder, 7, 100, {"value": torch.full((1000,), value)})
+    content = {"value": torch.full((1000,), value)}
+    save_checkpoint(folder, run_folder.checkpoint_name(100, 7), content)
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 number, seen = 0, set()

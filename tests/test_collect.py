@@ -16,7 +16,7 @@ from dreamer.agent import Agent
 from dreamer.collect import InProcess, WorkerProcesses
 from dreamer.config import Config
 from dreamer.envs.simulators import ActionSpace
-from dreamer.errors import UserError
+from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
 from dreamer.schedule import Counters, Round, next_round
@@ -30,8 +30,13 @@ def one(number: int, updates: int = 0) -> Round:
     return Round(number, 1, explore=0.3, random=False, updates=updates)
 
 
+def start(collector: InProcess | WorkerProcesses, round: Round) -> None:
+    collector.prepare(round)
+    collector.begin(round.episodes)
+
+
 def play(collector: InProcess | WorkerProcesses, round: Round) -> list[tuple[Episode, int]]:
-    collector.start(round)
+    start(collector, round)
     return collector.take(lambda env_steps: None)
 
 
@@ -49,7 +54,7 @@ def test_processes_play_what_this_one_would_have_played_when_they_began():
     try:
         expected = [*play(here, one(5)), *play(here, one(6))]
         both = Round(5, 2, explore=0.3, random=False, updates=0)
-        beside.start(both)
+        start(beside, both)
         with torch.no_grad():  # what is learned meanwhile comes too late
             for parameter in agent.parameters["actor"]:
                 parameter += 1
@@ -58,6 +63,7 @@ def test_processes_play_what_this_one_would_have_played_when_they_began():
 
         # A round that was lost is played again, by the weights that it was started with.
         beside.load_state_dict({"round": both._asdict(), "weights": beside.weights})
+        beside.begin(2)
         assert_same_episodes(beside.take(lambda env_steps: None), expected)
     finally:
         here.close()
@@ -136,14 +142,14 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
     beside = WorkerProcesses(config, Agent(config, SPACE))
     try:
         play(beside, one(0))
-        beside.start(one(1))
+        start(beside, one(1))
         process = beside.players[0][0]
         for number in (signal.SIGTERM, signal.SIGINT):  # are for the run, which stops in order
             process.send_signal(number)
         assert len(beside.take(lambda env_steps: None)) == 1
-        beside.start(one(2))
+        start(beside, one(2))
         process.kill()
-        with pytest.raises(RuntimeError, match="ended with -9"):
+        with pytest.raises(KilledError, match="killed by SIGKILL"):
             beside.take(lambda env_steps: None)
     finally:
         beside.close()

@@ -39,7 +39,7 @@ def test_they_are_known_and_audited(earlier: list[str], capsys) -> None:
     assert audit(earlier) == 1
     findings = capsys.readouterr().out.splitlines()
     assert len(findings) == 2 and STOPPED in findings[0] and "it is stopped" in findings[0]
-    assert findings[1] == "2 runs, 1 findings"
+    assert findings[1] == "2 runs, 1 finding"
 
 
 def test_a_stopped_one_goes_on_and_all_are_drawn(earlier: list[str], tmp_path: Path) -> None:
@@ -61,3 +61,21 @@ def test_an_agent_of_theirs_plays(tmp_path: Path, earlier: list[str], capsys) ->
     folder = tmp_path / "results" / "runs" / DONE
     assert evaluate.main([str(folder), "--episodes", "2", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["env_steps"] == 240
+
+
+def test_a_larger_budget_continues_them_under_their_own_ids(earlier: list[str], capsys) -> None:
+    """Their ids have the budget in them; their checkpoints do not say what depends on it."""
+    runs = Path(earlier[2]) / "runs"
+    before = (runs / DONE / "metrics.jsonl").read_text()
+    further = [*earlier, "--set", "env_steps=400"]
+    assert status([*further, "--format", "json"]) == 1
+    states = {r["run_id"]: r["state"] for r in json.loads(capsys.readouterr().out)}
+    assert states == {DONE: "stopped", STOPPED: "stopped"}
+    assert run([*further, "--executor", "debug"]) == 0
+    assert {folder.name for folder in runs.iterdir()} == {DONE, STOPPED}
+    assert (runs / DONE / "metrics.jsonl").read_text().startswith(before)
+    assert status(earlier) == 0  # for the smaller budget they are done, too
+    capsys.readouterr()
+    audit(further)
+    findings = capsys.readouterr().out.splitlines()[:-1]
+    assert all(" differs: " in line for line in findings), findings  # code and packages

@@ -482,6 +482,16 @@ def test_without_egl_osmesa_draws_with_one_line_of_warning() -> None:
     assert "MUJOCO_EGL_DEVICE_ID" in done.stderr  # says why
 
 
+def test_a_gpu_that_egl_numbers_differently_is_drawn_on_any_other() -> None:
+    """Workers are given one number for CUDA and EGL."""
+    given = dict(MUJOCO_EGL_DEVICE_ID="99", DREAMER_EGL_DEVICE="99")
+    done = run_python(CHOOSE, bare_environment(**given))
+    if done.stdout.splitlines()[0] == "osmesa":
+        pytest.skip("no EGL here")
+    assert done.stdout.splitlines()[0] == "egl"
+    assert done.stderr.count("\n") == 1 and "MUJOCO_EGL_DEVICE_ID=99" in done.stderr
+
+
 def test_a_renderer_that_does_not_exist() -> None:
     done = run_python(CHOOSE, bare_environment(MUJOCO_GL="osmessa"))
     assert done.stdout.startswith("UserError: MUJOCO_GL=osmessa") and "'osmesa'" in done.stdout

@@ -103,7 +103,7 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(capsys, finished: Path) 
     older, newest = checkpoint_paths(finished / "checkpoints")
     assert measure(capsys, finished, "--episodes", 1)["checkpoint"] == str(newest)
     named = measure(capsys, finished, "--episodes", 1, "--checkpoint", older)
-    assert named["checkpoint"] == str(older) and named["env_steps"] == 120
+    assert named["checkpoint"] == str(older)
 
 
 def test_a_checkpoint_may_vanish_after_it_was_listed(capsys, run_dir: Path, monkeypatch) -> None:

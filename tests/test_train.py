@@ -4,7 +4,6 @@ import dataclasses
 import json
 import multiprocessing
 import random
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer import run_folder
+from dreamer import command_line, run_folder
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import BEFORE, Config, make_config
 from dreamer.envs.toys import Probe
@@ -30,7 +29,7 @@ from dreamer.schedule import (
     seeding,
     updates_due,
 )
-from dreamer.train import Progress, train
+from dreamer.train import Progress, parse, run, train
 
 
 def minute(task: str = "toy_dot", **overrides: Any) -> Config:
@@ -132,9 +131,9 @@ def test_seeding_is_five_full_episodes_and_more_short_ones(preset):
     assert play(before, 60)[:4] == (300, 0, 0, 5)
 
 
-def test_short_episodes_leave_something_to_sample(tmp_path):
+def test_short_episodes_leave_something_to_sample(tmp_path, capsys):
     """Four of five episodes are too short to be sampled, and at first all of them."""
-    config = minute("short_episodes:make", env_steps=160, seed_min_env_steps=100)
+    config = minute("short_episodes:make", seed=2, env_steps=160, seed_min_env_steps=100)
     with pytest.raises(UserError, match="seed_min_env_steps"):
         train(dataclasses.replace(config, seed_min_env_steps=0), tmp_path / "before")
     train(config, tmp_path / "run")
@@ -143,6 +142,17 @@ def test_short_episodes_leave_something_to_sample(tmp_path):
     assert len(random) > config.seed_episodes
     assert random[-2]["env_steps"] < config.seed_min_env_steps <= random[-1]["env_steps"]
     assert any(r["kind"] == "update" for r in records)
+    assert "episodes are shorter than a sequence (length 5 agent_steps" in capsys.readouterr().err
+    last = [r for r in records if r["kind"] == "replay"][-1]
+    lengths = [r["episode_length_agent_steps"] + 1 for r in records if r["kind"] == "episode"]
+    assert last["short_episodes"] == sum(steps < config.length for steps in lengths)
+    assert last["short_episodes_share"] == last["short_episodes"] / len(lengths) > 0.5
+
+
+def test_full_episodes_are_no_reason_for_a_warning(tmp_path, capsys):
+    train(minute(env_steps=120), tmp_path)
+    assert "shorter" not in capsys.readouterr().err
+    assert not [line for line in records(tmp_path) if line["kind"] == "replay"]
 
 
 def test_a_whole_run_follows_algorithm_1():
@@ -286,6 +296,20 @@ def test_diverged_losses_end_the_run(tmp_path):
         train(minute(model_learning_rate=1e20, gradient_clip_norm=1e30), tmp_path)
 
 
+@pytest.mark.parametrize("task", ["toy_dot", "toy_discrete"])
+def test_diverged_losses_end_the_run_also_where_no_record_is_due(tmp_path, task):
+    config = minute(
+        task,
+        env_steps=80,
+        log_every_updates=1000,
+        model_learning_rate=1e20,
+        gradient_clip_norm=1e30,
+    )
+    with pytest.raises(FloatingPointError, match=r"not finite after 7 updates: .*_loss"):
+        train(config, tmp_path)
+    assert not checkpoint_paths(tmp_path / "checkpoints")
+
+
 # Interruption.
 
 
@@ -351,6 +375,16 @@ def test_a_stop_in_order_is_resumed_exactly(tmp_path, uninterrupted):
         statuses.append(summary.status)
     assert statuses[-1] == "COMPLETED" and len(statuses) > 3
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_an_environment_that_draws_from_global_generators_is_resumed_exactly(tmp_path):
+    config = minute("odd_environments:Global", env_steps=240)
+    train(config, tmp_path / "whole")
+    stopped = tmp_path / "stopped"
+    assert train(config, stopped, should_stop=stopper(stopped, 100)).status == "INTERRUPTED"
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    train(config, stopped)
+    assert_same_run(stopped, tmp_path / "whole")
 
 
 def test_only_two_checkpoints_are_kept(uninterrupted):
@@ -424,14 +458,6 @@ def test_without_its_replay_a_run_is_not_trained_further(tmp_path):
     assert run_folder.discarded_replay(tmp_path) == record
 
 
-def test_a_run_that_is_done_needs_no_replay_to_say_so(tmp_path, uninterrupted):
-    shutil.copytree(uninterrupted, tmp_path / "run")
-    run_folder.discard_replay(tmp_path / "run", "the run was done")
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert train(minute(), tmp_path / "run").status == "COMPLETED"
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
-
-
 def stopper(run_dir: Path, env_steps: int):
     """Says stop once the metrics have come so far."""
 
@@ -451,3 +477,28 @@ def test_what_is_cut_from_the_metrics_is_kept(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert (tmp_path / "metrics.discarded.jsonl").read_bytes() == tail + b"\n"
     assert last_checkpoint(tmp_path)["metrics_bytes"] == len(before)  # saved right after the cut
+
+
+@pytest.mark.slow
+def test_the_command_trains_continues_and_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    quick = {"task": "toy_dot", "preset": "tiny", "env_steps": "200", "first_updates": "2",
+             "time_limit_env_steps": "50", "seed_episodes": "1", "device": "cpu",
+             "updates_per_1000_env_steps": "20", "eval_episodes": "1", "seed": "3"}  # fmt: skip
+    words = [word for key, value in quick.items() for word in (f"--{key}", value)]
+
+    def command(*arguments: str) -> int:
+        return command_line.main(parse, run, arguments)
+
+    monkeypatch.chdir(tmp_path)
+    assert command(*words) == 0
+    shown = capsys.readouterr().out
+    assert "training in training/toy_dot-tiny-s3" in shown and "200/200 env_steps: return" in shown
+    assert command(*words) == 0  # done already
+    for wrong, said in (
+        ([], "--task"),
+        (["--task", "toy_dto"], "toy_dot"),
+        (["--task", "toy_dot", "--horizon", "x"], "--horizon"),
+        ([*words, "--horizon", "7", "--folder", "training/toy_dot-tiny-s3"], "another horizon"),
+    ):
+        assert command(*wrong) == 2
+        assert said in capsys.readouterr().err

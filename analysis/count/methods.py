@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import seaborn
 
-from analysis.variants import DEFAULT_BEHAVIOUR, DREAMER, pair_label, pair_name
+from analysis.variants import DEFAULT_BEHAVIOUR, DEFAULTS, DREAMER, pair_label, pair_name, plans
 
 
 class Style(NamedTuple):
@@ -41,14 +41,12 @@ PUBLISHED_STYLES: dict[str, Style] = {
     "slac": Style("SLAC", "#5D3A9B", "", (0, (5, 1.5, 1, 1.5))),
     "planet": Style("PlaNet (published)", GREEN, "", (0, (3, 1.5))),
     "dreamer": Style("Dreamer (released)", "#4B4B4B", "", (0, (4, 1.2))),
-}
-ACTION_REPEAT_STYLES = {
-    "action_repeat=1": Style("R = 1", SKY, "<"),
-    "action_repeat=2": Style("R = 2", BLUE, "o"),
-    "action_repeat=4": Style("R = 4", "#882255", "P"),
+    "random": Style("Random actions", "#B5B5B5", "", (0, (1, 1.2))),
+    "best": Style("Best published", "#B5B5B5", "", (0, (6, 2))),
 }
 SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")
 SPARE_MARKERS = ("h", "*", "d", "p", "8", "X")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (6, 1.4, 1.4, 1.4)), (0, (2.4, 1.2)))
 
 # Settings that never make another method: the axes of a grid, and those that only name or bound
 # a run or set how often it is saved, evaluated and logged.
@@ -63,37 +61,48 @@ def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataF
 
     A method is a pair of behaviour and representation. Runs of one task and pair that differ in
     another setting than those of `axis` (the x-axis of a figure) are different methods, and so are
-    runs of different presets: they are never averaged together.
+    runs of different presets: they are never averaged together. A method's name has every setting
+    that differs between methods, except those that its behaviour does not use.
     """
     runs = runs.copy()
     pairs = [
         pair_name(*pair) for pair in zip(runs["behaviour"], runs["representation"], strict=True)
     ]
-    groups: dict[tuple, list[int]] = defaultdict(list)
+    of_pair: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
+    of_task: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
     presets: dict[tuple, set[str]] = defaultdict(set)
-    for place, (task, pair, preset) in enumerate(
-        zip(runs["task"], pairs, runs["preset"], strict=True)
-    ):
-        groups[task, pair, preset].append(place)
+    rows = list(zip(runs["task"], pairs, runs["preset"], runs["config"], strict=True))
+    for task, pair, preset, config in rows:
+        of_pair[task, pair, preset].append(config)
+        of_task[task, preset].append(config)
         presets[task, pair].add(preset)
-    configs = list(runs["config"])
-    varying: set[str] = set()
-    for places in groups.values():
-        varying |= _differing([configs[place] for place in places])
-    varying -= NO_METHOD | set(axis)
+    apart = NO_METHOD | set(axis)
+    within: dict[str, set[str]] = defaultdict(set)  # of runs of one pair: always named
+    for (_, pair, _), configs in of_pair.items():
+        within[pair] |= _differing(configs) - apart
+    varying = set().union(*within.values(), *map(_differing, of_task.values())) - apart
     mixed = {key for key, found in presets.items() if len(found) > 1}
     names = []
-    for pair, config, task, preset in zip(
-        pairs, configs, runs["task"], runs["preset"], strict=True
-    ):
+    for task, pair, preset, config in rows:
         extra = [f"preset={preset}"] if (task, pair) in mixed else []
-        extra += [f"{key}={config.get(key)}" for key in sorted(varying)]
+        extra += [
+            f"{key}={config.get(key)}"
+            for key in sorted(varying)
+            if key in within[pair] or _is_used(key, str(config["behaviour"]))
+        ]
         names.append(" ".join([pair, *extra]))
     runs["method"] = names
     if not mixed:
         return runs, []
     found = sorted({preset for key in mixed for preset in presets[key]})
     return runs, [f"presets {', '.join(found)} are mixed: drawn apart, not averaged"]
+
+
+def _is_used(setting: str, behaviour: str) -> bool:
+    """Planner settings are of no use to a behaviour that does not plan, nor `horizon` to others."""
+    if setting == "horizon":
+        return not plans(behaviour)
+    return plans(behaviour) or not setting.startswith("planner_")
 
 
 def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -110,27 +119,83 @@ def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
 def styles(methods: Sequence[str]) -> dict[str, Style]:
     """A style for each method. A pair has the same colour and marker in every figure.
 
-    Of several methods of one pair (`dreamer/reconstruction horizon=10`) the first gets the colour
-    of the pair and the others get spare colours; so do unknown pairs.
+    Where methods differ in two respects (pair and setting, or two settings), the one with more
+    values has the colours and the other the dashes. A pair's colour is that of its method with
+    default settings; other methods and unknown pairs get spare colours.
     """
-    pairs = [pair_of(method) for method in methods]
+    ordered = sorted(dict.fromkeys(methods), key=method_order)
+    pairs = list(dict.fromkeys(map(pair_of, ordered)))
     behaviours = {pair.split("/")[0] for pair in pairs}
-    only_representation = len(set(pairs)) > 1 and behaviours == {DEFAULT_BEHAVIOUR}
+    only_representation = len(pairs) > 1 and behaviours == {DEFAULT_BEHAVIOUR}
+    colour_of, dash_of = _two_respects(ordered)
     spare = cycle(zip(SPARE, SPARE_MARKERS, strict=True))
-    taken: set[str] = set()
+    looks: dict[str, tuple[str, str]] = {}
+    mains = [default_method([one for one in ordered if pair_of(one) == pair]) for pair in pairs]
+    main = {colour_of.get(method, method) for method in mains}
     found: dict[str, Style] = {}
-    for method in sorted(methods, key=method_order):
-        pair, _, extra = method.partition(" ")
-        if pair == DREAMER and extra in ACTION_REPEAT_STYLES:
-            found[method] = ACTION_REPEAT_STYLES[extra]
-            continue
-        known = pair in LOOKS and pair not in taken
-        colour, marker = LOOKS[pair] if known else next(spare)
-        taken.add(pair)
+    for method in ordered:
+        pair, extra = pair_of(method), settings_of(method)
+        key = colour_of.get(method, method)
+        if key not in looks:
+            looks[key] = LOOKS[pair] if pair in LOOKS and key in main else next(spare)
         label = pair_label(pair, only_representation=only_representation)
-        words = f"{label} ({extra.replace(' ', ', ').replace('_', ' ')})" if extra else label
-        found[method] = Style(words, colour, marker)
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in extra.items())
+        if words:
+            label = words.capitalize() if len(pairs) == 1 else f"{label}, {words}"
+        found[method] = Style(label, *looks[key], dash_of.get(method, "-"))
     return found
+
+
+def _two_respects(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Method -> what its colour stands for, and its dashes; empty unless methods differ in exactly
+    two respects, one of them with few values."""
+    table = pd.DataFrame(
+        [{"": pair_of(method), **settings_of(method)} for method in methods]
+    ).fillna("")
+    respects = [name for name in table if table[name].nunique() > 1]
+    if (
+        len(respects) != 2
+        or len(table.drop_duplicates(respects)) <= table[respects].nunique().max()
+    ):
+        return {}, {}  # also of two settings that change together
+    coloured, dashed = sorted(respects, key=lambda name: (name != "", -table[name].nunique()))
+    values = list(dict.fromkeys(table[dashed]))
+    if len(values) > len(DASHES):
+        return {}, {}
+    dashes = dict(zip(values, DASHES, strict=False))
+    return (
+        dict(zip(methods, map(str, table[coloured]), strict=True)),
+        {method: dashes[value] for method, value in zip(methods, table[dashed], strict=True)},
+    )
+
+
+def default_method(methods: Sequence[str]) -> str:
+    """The method that others are compared with: of the paper's agent, if it is there, the one whose
+    settings are nearest to the defaults."""
+    ordered = sorted(methods, key=method_order)
+
+    def distance(method: str) -> tuple[bool, int]:
+        other = [
+            key for key, value in settings_of(method).items()
+            if key in DEFAULTS and value != setting_text(DEFAULTS[key])
+        ]  # fmt: skip
+        return pair_of(method) != DREAMER, len(other)
+
+    return min(ordered, key=distance)
+
+
+def settings_of(method: str) -> dict[str, str]:
+    """`planet/reward horizon=10.0` -> {"horizon": "10"}"""
+    pairs = (item.partition("=") for item in method.split(" ")[1:])
+    return {name: setting_text(value) for name, _, value in pairs}
+
+
+def setting_text(value: Any) -> str:
+    """Numbers in their shortest form: 1.0 as 1."""
+    try:
+        return f"{float(value):g}"
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def pair_of(method: str) -> str:

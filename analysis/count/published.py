@@ -1,15 +1,18 @@
-"""Published scores, from the tables in results/published/, and their caveats."""
+"""Published scores and their caveats, scores of random actions, and how honest intervals are: from
+the tables in results/published/ and results/measured/."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from suites.language.figures import scales
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+PUBLISHED, MEASURED = RESULTS / "published", RESULTS / "measured"
 
 CONTROL_TASKS = tuple(scales()["control"])  # the 20 tasks of the paper
 # D4PG and A3C have no published scores for quadruped: their averages are over the other 18.
@@ -27,6 +30,30 @@ CAVEATS = {
 def published_scores(path: Path = PUBLISHED / "scores.csv") -> pd.DataFrame:
     """`method, task, env_steps, inputs, score_mean, score_sd, seeds, source`."""
     return pd.read_csv(path)
+
+
+@cache
+def random_scores() -> dict[str, float]:
+    """Mean return of uniform random actions on each control task (suites/random_scores.py)."""
+    table = pd.read_csv(MEASURED / "random.csv")
+    return dict(zip(table["task"], table["score_mean"], strict=True))
+
+
+def coverage(what: str, tasks: int, seeds: int) -> float:
+    """How often a 95 % interval holds the true value in simulations of so many tasks and seeds, or
+    the next fewer that were simulated; with failing seeds, if that is worse (analysis/coverage.py).
+
+    NaN where so few were not simulated.
+    """
+    table = _coverage_table()
+    rows = table[(table["what"] == what) & (table["tasks"] <= tasks) & (table["seeds"] <= seeds)]
+    rows = rows[(rows["tasks"] == rows["tasks"].max()) & (rows["seeds"] == rows["seeds"].max())]
+    return float(rows["simulated"].min())
+
+
+@cache
+def _coverage_table() -> pd.DataFrame:
+    return pd.read_csv(MEASURED / "coverage.csv")
 
 
 def baselines(methods: Sequence[str]) -> pd.DataFrame:

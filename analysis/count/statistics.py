@@ -4,32 +4,30 @@ The values of each run are averaged first, within bins of env_steps (`bin_runs`)
 evaluations (`final_scores`). Then runs of different seeds are combined. Each result says how many
 runs it is computed from. NaN is never averaged away: a bin with a NaN is missing for that run.
 
-Intervals are 95 % intervals. Within a task there are few seeds, so `ci` is Student's t interval.
-Over tasks it is a stratified bootstrap interval: seeds are resampled within each task, n - 1 of n,
-because n of n makes the variance too small by (n - 1) / n (Rao and Wu, 1988): by a third for 3.
+Intervals are 95 % intervals. There are few seeds, so those of means and of differences of means,
+within a task and over tasks, are Student's t (`Estimate`). Median and interquartile mean have a
+stratified bootstrap interval: seeds are resampled within each task, n - 1 of n, because n of n
+makes the variance too small by (n - 1) / n (Rao and Wu, 1988): by a third for 3. How often each
+interval holds the true value is simulated by `python -m analysis.coverage`.
+
+Over tasks, every task weighs the same, however many seeds it has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.optimize import brentq
+from scipy.special import ndtri, stdtrit
 
-LEVEL = 0.95
+from analysis.count.estimates import LEVEL, NO_INTERVAL, Interval, mean_estimate
+from suites.record import scores
+
 RESAMPLES = 2000
-LAST_EVALUATIONS = 5
 GROUP = ("task", "method")
-
-
-class Interval(NamedTuple):
-    low: float
-    high: float
-
-
-NO_INTERVAL = Interval(float("nan"), float("nan"))
 
 
 # --- a handful of values ---------------------------------------------------------------------
@@ -154,37 +152,30 @@ def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) ->
 
 def final_scores(
     frame: pd.DataFrame,
+    configs: Mapping[str, Mapping[str, Any]],
     *,
     metric: str,
-    last: int = LAST_EVALUATIONS,
-    at: int | Mapping[str, int] | None = None,
+    last: int | None = None,
+    at: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Each run's mean over its last `last` values at or before `at` env_steps.
+    """The final score (suites/record/scores.py) of each run in `configs` that has one.
 
-    `at` is one number, or one per run_id, or None for each run's end. Returns `run_id, score,
-    evaluations, env_steps` (of the last value used), one row per run that has a value. A NaN
-    among the values makes the score NaN.
+    `at`: env_steps per run_id after which nothing counts. Returns `run_id, score, evaluations,
+    env_steps` (of the last value used). A NaN among the values makes the score NaN.
     """
-    rows = frame.loc[
-        (frame["metric"] == metric).to_numpy(), ["run_id", "env_steps", "value"]
-    ].sort_values(["run_id", "env_steps"], kind="stable")
-    if isinstance(at, Mapping):
-        limit = rows["run_id"].astype(object).map(at).to_numpy(float)
-        rows = rows[rows["env_steps"].to_numpy() <= limit]
-    elif at is not None:
-        rows = rows[rows["env_steps"] <= at]
-    tail = rows.groupby("run_id", observed=True, sort=True).tail(last)
-    grouped = tail.groupby("run_id", observed=True, sort=True)
-    scores = pd.DataFrame(
-        {
-            "score": grouped["value"].agg(lambda values: values.mean(skipna=False)),
-            "evaluations": grouped["value"].size(),
-            "env_steps": grouped["env_steps"].max(),
-        }
-    )
-    scores = scores.reset_index()
-    scores["run_id"] = scores["run_id"].astype(object)
-    return scores
+    rows = frame.loc[(frame["metric"] == metric).to_numpy(), ["run_id", "env_steps", "value"]]
+    rows = rows.sort_values(["run_id", "env_steps"], kind="stable")
+    found = []
+    for run_id, group in rows.groupby("run_id", observed=True, sort=True):
+        if run_id not in configs:
+            continue
+        limit = float("inf") if at is None else at[run_id]
+        columns = group["env_steps"].to_numpy(), group["value"].to_numpy()
+        score = scores.final_score(*columns, configs[run_id], limit, last)
+        if score is not None:
+            found.append((run_id, *score))
+    table = pd.DataFrame(found, columns=["run_id", "score", "evaluations", "env_steps"])
+    return table.astype({"score": float, "evaluations": int, "env_steps": int})
 
 
 # --- seeds of one task and method ------------------------------------------------------------
@@ -245,15 +236,44 @@ def median_over_tasks(strata: Strata) -> np.ndarray:
 
 
 def iqm_over_runs(strata: Strata) -> np.ndarray:
-    """Interquartile mean over the runs of all tasks together."""
-    return interquartile_mean(np.concatenate([np.asarray(task) for task in strata], axis=-1))
+    """Interquartile mean over the runs of all tasks together.
+
+    With unequal numbers of seeds a run weighs 1 / n of its task, and the middle half is by weight.
+    """
+    tasks = [np.asarray(task, float) for task in strata]
+    values = np.concatenate(tasks, axis=-1)
+    counts = np.array([task.shape[-1] for task in tasks])
+    if len(set(counts)) == 1:
+        return interquartile_mean(values)
+    weights = np.repeat(1 / counts / len(tasks), counts)
+    order = np.argsort(values, axis=-1)
+    upper = np.cumsum(weights[order], axis=-1)
+    lower = upper - weights[order]
+    inside = np.clip(upper, 0.25, 0.75) - np.clip(lower, 0.25, 0.75)
+    return (np.take_along_axis(values, order, axis=-1) * inside).sum(-1) / inside.sum(-1)
+
+
+def optimality_gap(strata: Strata) -> np.ndarray:
+    """Mean over tasks of how far runs stay below the highest score of the scale; less is better."""
+    return mean_over_tasks([np.maximum(0, 1 - np.asarray(task, float)) for task in strata])
 
 
 STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
     "mean": mean_over_tasks,
     "median": median_over_tasks,
     "iqm": iqm_over_runs,
+    "optimality_gap": optimality_gap,
 }
+
+
+def interval_over_tasks(name: str, strata: Strata, **options: int) -> Interval:
+    """95 % interval of a statistic in STATISTICS. No interval where a task has a single seed."""
+    if name == "mean":
+        return mean_estimate(strata).interval()
+    if name == "optimality_gap":
+        return mean_estimate([np.maximum(0, 1 - np.asarray(task)) for task in strata]).interval()
+    low, high = bootstrap_interval(strata, STATISTICS[name], **options)
+    return Interval(float(low), float(high))
 
 
 def draw_strata(strata: Strata, resamples: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -301,34 +321,23 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> np.ndarray:
     return np.mean(chances, axis=0)
 
 
-def improvement_interval(
-    ours: Strata, theirs: Strata, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """95 % interval of `probability_of_improvement`, both sides resampled within tasks."""
-    if any(len(task) < 2 for task in (*ours, *theirs)):
-        return NO_INTERVAL
-    generator = np.random.default_rng(seed)
-    samples = probability_of_improvement(
-        draw_strata(ours, resamples, generator), draw_strata(theirs, resamples, generator)
-    )
-    tail = (1 - LEVEL) / 2
-    return Interval(*(float(q) for q in np.quantile(samples, (tail, 1 - tail))))
+def improvement_interval(ours: Strata, theirs: Strata) -> Interval:
+    """95 % interval of `probability_of_improvement`, honest near 0 and 1.
 
-
-def welch(
-    mean_a: float, sd_a: float, n_a: int, mean_b: float, sd_b: float, n_b: int
-) -> tuple[float, Interval, float]:
-    """Difference a - b of two means: (difference, Welch's 95 % interval, standard error).
-
-    No interval where a side has fewer than two values.
+    All values theta that are not rejected, (observed - theta)^2 <= z^2 V(theta), with the variance
+    of Newcombe (2006, method 5) in each task. A bootstrap would say [1, 1] where every run wins.
     """
-    difference = mean_a - mean_b
-    if min(n_a, n_b) < 2:
-        return difference, NO_INTERVAL, float("nan")
-    var_a, var_b = sd_a**2 / n_a, sd_b**2 / n_b
-    se = (var_a + var_b) ** 0.5
-    if se == 0:
-        return difference, Interval(difference, difference), 0.0
-    freedom = (var_a + var_b) ** 2 / (var_a**2 / (n_a - 1) + var_b**2 / (n_b - 1))
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * se
-    return difference, Interval(difference - half, difference + half), se
+    observed = float(probability_of_improvement(ours, theirs))
+    sizes = np.array([(len(x), len(y)) for x, y in zip(ours, theirs, strict=True)], float)
+    more, pairs = sizes.mean(-1) - 1, sizes.prod(-1)
+    z = float(ndtri((1 + LEVEL) / 2))
+
+    def excess(theta: float) -> float:
+        part = (1 - theta) / (2 - theta) + theta / (1 + theta)
+        variance = (theta * (1 - theta) * (1 + more * part) / pairs).sum() / len(pairs) ** 2
+        return (observed - theta) ** 2 - z**2 * variance
+
+    tiny = 1e-9  # excess is 0 at an observed 0 or 1, which is not the other end
+    low = brentq(excess, 0, observed - tiny) if observed > tiny else 0.0
+    high = brentq(excess, observed + tiny, 1) if observed < 1 - tiny else 1.0
+    return Interval(low, high)

@@ -19,14 +19,16 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.averages import across_tasks, normalised
+from analysis.count.estimates import best_of, sample
 from analysis.count.methods import Style, styles, with_methods
 from analysis.count.published import baselines
-from analysis.count.verdict import MARGIN, Verdict, judge_suite
+from analysis.count.verdict import MARGIN, Verdict, counts_text, judge_suite
 from analysis.read.frame import Loaded
 from analysis.read.source import UNKNOWN_ATTEMPT
 from dreamer.run_folder import Status
 from suites.language.figures import Axis, Scale
 from suites.language.suite import Suite
+from suites.record.scores import WINDOW_WORDS
 
 MAX_BINS = 50
 GROUP = ("task", "method", "x")
@@ -47,7 +49,7 @@ class Summary(NamedTuple):
     about: str
     metric: str
     band: str  # name in statistics.BANDS
-    last: int  # values that a final score averages
+    last: int | None  # values that a final score averages; None: those in its window
     x: Axis | None  # the setting on the x-axis of a sweep
     scale: Scale
     runs: pd.DataFrame  # per planned run: method, x, state, target_env_steps, n_expected, ...
@@ -55,8 +57,8 @@ class Summary(NamedTuple):
     binned: pd.DataFrame  # per run and bin: run_id, env_steps, value, count, attempt
     curves: pd.DataFrame  # task, method, env_steps, statistics, low, high, run_ids, ...
     finals: pd.DataFrame  # per run: score, task, method, x, at, partial, normalised
-    scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, run_ids
-    aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs
+    scores: pd.DataFrame  # per task, method, x: statistics, low, high, at, partial, best, run_ids
+    aggregates: pd.DataFrame  # method, statistic, value, low, high, tasks, runs, coverage
     profiles: pd.DataFrame  # method, threshold, share, low, high
     improvements: pd.DataFrame  # ours, theirs, value, low, high
     averages: pd.DataFrame  # group, title, method, published, mean, low, high
@@ -77,6 +79,14 @@ class Summary(NamedTuple):
         """Several values on the x-axis."""
         return self.runs["x"].nunique() > 1
 
+    def final_words(self) -> str:
+        """What a seed's final score is, and how many values it is the mean of."""
+        if self.last is not None:
+            return f"the mean of its last {self.last} values of {self.metric}"
+        count = counts_text(self.finals["evaluations"]) or "no"
+        values = "value" if count == "1" else "values"
+        return f"the mean of {self.metric} in {WINDOW_WORDS} ({count} {values})"
+
     def methods_with_scores(self) -> list[str]:
         present = set(self.scores["method"])
         return [method for method in self.styles if method in present]
@@ -88,7 +98,7 @@ def summarise(
     *,
     metric: str = "evaluate_return",
     band: str = "sd",
-    last: int = statistics.LAST_EVALUATIONS,
+    last: int | None = None,
     until: int | None = None,
     reference: pd.DataFrame | None = None,
     method: str | None = None,
@@ -96,6 +106,7 @@ def summarise(
 ) -> Summary:
     """The numbers of a suite's planned runs.
 
+    last: average so many values for a final score, instead of those in its window.
     until: ignore everything after so many env_steps, as if the budget had been smaller.
     reference: curves to compare with, as `read_curves` gives them.
     method: what the verdict compares with the released scores; default: the suite's Dreamer.
@@ -107,7 +118,7 @@ def summarise(
     widths = bin_widths(runs, loaded.frame, metric)
     binned = statistics.bin_runs(loaded.frame, metric=metric, width=widths, last=until)
     curves = statistics.with_band(statistics.curves(binned, runs, GROUP), band)
-    finals = final_scores(loaded.frame, runs, metric, last, scale)
+    finals = final_scores(loaded.frame, runs, metric, last, until, scale)
     published = baselines(suite.published)
     published = published[published["task"].isin(set(runs["task"]))].reset_index(drop=True)
     across = across_tasks(finals, runs, list(chosen), scale, published)
@@ -138,7 +149,7 @@ def summarise(
             suite.name, runs, loaded.frame,
             reference=reference, metric=metric, method=method, margin=margin, at=until,
         ),
-        problems=problems + commit_problems(runs),
+        problems=problems + commit_problems(runs) + environment_problems(runs),
         synthetic=bool(runs["synthetic"].any()),
     )  # fmt: skip
 
@@ -146,8 +157,8 @@ def summarise(
 def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.DataFrame, list[str]]:
     """A row for every planned run with what the records say of it, and notes on methods.
 
-    `state` is its Completeness. A run is complete when its status is COMPLETED, or when its values
-    reach its target to within one interval of evaluations.
+    `state` is its Completeness. A run is complete when its status is COMPLETED and its own budget
+    reaches its target, or when its values do, to within one interval of evaluations.
     """
     x = suite.shown.x
     keys = ("task", "behaviour", "representation", "seed", "preset")
@@ -159,9 +170,10 @@ def planned_runs(suite: Suite, loaded: Loaded, until: int | None) -> tuple[pd.Da
     runs["x"] = [config[x.setting_of(config["behaviour"])] if x else 0 for config in runs["config"]]
     budgets = [int(config["env_steps"]) for config in runs["config"]]
     runs["target_env_steps"] = [min(b, until) if until else b for b in budgets]
-    known = ["last_env_steps", "attempts", "commits", "synthetic", "provenance", "status", "error"]
+    known = ["budget_env_steps", "last_env_steps", "attempts", "commits", "synthetic", "provenance",
+             "status", "error"]  # fmt: skip
     runs = runs.merge(loaded.runs[["run_id", *known]], on="run_id", how="left")
-    runs["status"] = runs["status"].fillna("MISSING")
+    runs["status"] = runs["status"].astype(object).fillna("MISSING")
     runs["synthetic"] = runs["synthetic"].fillna(False).astype(bool)
     runs["last_env_steps"] = runs["last_env_steps"].fillna(0).astype(int)
     runs["state"] = [_completeness(row) for row in runs.itertuples()]
@@ -174,7 +186,8 @@ def _completeness(run: Any) -> Completeness:
     if run.status == "MISSING" or run.last_env_steps == 0:
         return Completeness.MISSING
     near = run.target_env_steps - int(run.config["eval_every_env_steps"])
-    done = run.status == Status.COMPLETED or run.last_env_steps > near
+    completed = run.status == Status.COMPLETED and run.budget_env_steps >= run.target_env_steps
+    done = completed or run.last_env_steps > near
     return Completeness.COMPLETE if done else Completeness.SHORT
 
 
@@ -247,29 +260,34 @@ def _commit_words(commits: Any, attempt: int) -> str:
 
 
 def final_scores(
-    frame: pd.DataFrame, runs: pd.DataFrame, metric: str, last: int, scale: Scale
+    frame: pd.DataFrame,
+    runs: pd.DataFrame,
+    metric: str,
+    last: int | None,
+    until: int | None,
+    scale: Scale,
 ) -> pd.DataFrame:
     """Each run's final score, of runs that can be compared.
 
-    In a group (task, method, x) with complete runs only these count, at their budget. In a group
+    In a group (task, method, x) with complete runs only these count, at their end. In a group
     without complete runs all count, at the env_steps that all of them have reached, and their rows
     are marked `partial`.
     """
-    at: dict[str, int] = {}
+    at: dict[str, float] = {}
     partial: dict[str, bool] = {}
     for _, group in runs[runs["state"] != Completeness.MISSING].groupby(list(GROUP), sort=False):
         complete = group[group["state"] == Completeness.COMPLETE]
-        counted = complete if len(complete) else group
-        for row in counted.itertuples():
+        reached = int(group["last_env_steps"].min())
+        for row in (complete if len(complete) else group).itertuples():
             partial[row.run_id] = not len(complete)
-            at[row.run_id] = (
-                row.target_env_steps if len(complete) else int(group["last_env_steps"].min())
-            )
-    scores = statistics.final_scores(frame, metric=metric, last=last, at=at)
-    scores = scores[scores["run_id"].isin(at)]
+            at[row.run_id] = until or math.inf if len(complete) else min(reached, until or reached)
+    configs = dict(zip(runs["run_id"], runs["config"], strict=True))
+    scores = statistics.final_scores(
+        frame, {run_id: configs[run_id] for run_id in at}, metric=metric, last=last, at=at
+    )
+    scores = scores.rename(columns={"env_steps": "at"})
     columns = ["run_id", *GROUP, "seed", "n_expected"]
     scores = scores.merge(runs[columns], on="run_id", how="left")
-    scores["at"] = scores["run_id"].map(at).astype("int64")
     scores["partial"] = scores["run_id"].map(partial).astype(bool)
     scores["normalised"] = normalised(scores["score"], scores["task"], scale)
     return scores
@@ -287,6 +305,7 @@ def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataF
                 **statistics.describe(group["score"].to_numpy(float)),
                 "n_expected": int(group["n_expected"].iloc[0]),
                 "at": int(group["at"].min()),
+                "evaluations": counts_text(group["evaluations"]),
                 "partial": bool(group["partial"].any()),
                 "scores": list(finite["score"]),
                 "run_ids": ";".join(finite["run_id"]),
@@ -294,9 +313,18 @@ def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataF
             }
         )
     names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
-    columns = [*GROUP, *names, "n_expected", "at", "partial", "scores", "run_ids", "order"]
-    table = pd.DataFrame(rows, columns=columns).sort_values("order").drop(columns="order")
-    return statistics.with_band(table.reset_index(drop=True), band)
+    columns = [*GROUP, *names, "n_expected", "at", "evaluations", "partial", "scores", "run_ids"]
+    table = (
+        pd.DataFrame(rows, columns=[*columns, "order"]).sort_values("order").drop(columns="order")
+    )
+    table = table.reset_index(drop=True)
+    best = {
+        key: best_of({m: [sample(s)] for m, s in zip(one["method"], one["scores"], strict=True)})
+        for key, one in table[~table["partial"].astype(bool)].groupby(["task", "x"])
+    }
+    keys = zip(table["task"], table["x"], table["method"], strict=True)
+    table["best"] = [best.get((task, x)) == method for task, x, method in keys]
+    return statistics.with_band(table, band)
 
 
 def _groups(runs: pd.DataFrame) -> list[tuple]:
@@ -355,3 +383,20 @@ def commit_problems(runs: pd.DataFrame) -> list[str]:
         return []
     words = ", ".join(f"{commit} ({count} runs)" for commit, count in sorted(found.items()))
     return [f"several versions of the code: {words}"]
+
+
+def environment_problems(runs: pd.DataFrame) -> list[str]:
+    """A line for each task whose runs were made in several versions of a user's own environment."""
+    found: dict[str, dict[str, int]] = {}
+    for task, provenance in zip(runs["task"], runs["provenance"], strict=True):
+        own = (provenance.get("own") or {}) if isinstance(provenance, dict) else {}
+        if "task" in own:
+            versions = found.setdefault(task, {})
+            version = own["task"]["version"]
+            versions[version] = versions.get(version, 0) + 1
+    return [
+        f"{task}: several versions of the environment: "
+        + ", ".join(f"{version} ({count} runs)" for version, count in sorted(versions.items()))
+        for task, versions in found.items()
+        if len(versions) > 1
+    ]

@@ -1,14 +1,20 @@
-"""Do our runs reproduce the released Dreamer? A verdict for each task, and one over all tasks.
+"""Do our runs reproduce the released Dreamer? The mean difference over tasks, a verdict for each.
 
-Our seeds are compared with the released ones at the same env_steps. A seed's score is its mean
-return over the last 1e5 env_steps before that, as in the released file. Without reference curves
-the released means and standard deviations in results/published/scores.csv are used, at the largest
-of their env_steps that our runs have reached; with them, single seeds, where our runs end.
+Our seeds are compared with the released ones at the same env_steps, by final scores. Without
+reference curves the released means and standard deviations in results/published/scores.csv are
+used, at the largest of their env_steps that our runs have reached; with them, single seeds, where
+our runs end.
 
-The difference has Welch's 95 % interval. `below` and `above`: the interval leaves out 0 and the
-difference is at least the margin (100 points). `reproduced`: the difference is smaller than the
-margin, and the interval is narrow enough (at most twice the margin to either side). Everything
-else is `too few seeds`: the runs cannot tell.
+`reproduced` is a claim that needs evidence: two one-sided tests, that our mean is above the
+released one minus the margin and below it plus the margin. They succeed where the 90 % interval of
+the difference lies within the margin. `below` and `above`: the difference is not 0 and at least the
+margin. Both kinds of p-values are corrected for the number of tasks (Holm). All else is
+`cannot tell yet`, with the number of seeds that would decide.
+
+A margin means something only where there is more to learn: what is learned is the released score
+minus that of random actions (results/measured/random.csv). Where this is less than the margin, the
+verdict is `cannot tell yet`; and the margin is never more than half of it, so that an agent that
+acts at random reproduces nothing.
 """
 
 from __future__ import annotations
@@ -19,21 +25,35 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from analysis.count import statistics
+from analysis.count.estimates import (
+    MAX_SEEDS,
+    Interval,
+    Sample,
+    difference,
+    holm,
+    mean_difference,
+    sample,
+    seeds_needed,
+)
 from analysis.count.methods import pair_of
-from analysis.count.published import published_scores
-from analysis.count.statistics import NO_INTERVAL, Interval
+from analysis.count.published import published_scores, random_scores
+from analysis.count.statistics import final_scores
 from analysis.variants import DREAMER
 
-WINDOW_ENV_STEPS = 100_000
+REFERENCE_EVERY_ENV_STEPS = 100_000
 MARGIN = 100.0  # points
 MIN_SEEDS = 2  # fewer have no spread
+LEVEL_OF_TESTS = 0.05
 CAVEAT = (
     "The released curves come from an earlier hyper-parameter setting than the paper's, by its "
     "author's own words."
+)
+TESTS = (
+    "Reproduced: the 90 % interval of the difference lies within the margin (two one-sided tests); "
+    "p-values are corrected for the number of tasks (Holm). Seeds that would decide: 80 % power, "
+    "if means and standard deviations stay as they are."
 )
 
 
@@ -41,24 +61,22 @@ class Outcome(StrEnum):
     REPRODUCED = "reproduced"
     BELOW = "below"
     ABOVE = "above"
-    TOO_FEW_SEEDS = "too few seeds"
+    CANNOT_TELL = "cannot tell yet"
+    NOT_RELEASED = "no released score"
 
 
-class Sample(NamedTuple):
-    """Scores of several seeds."""
+class Compared(NamedTuple):
+    """What is known of one task before the number of tasks is corrected for."""
 
-    mean: float
-    sd: float
-    n: int
-
-
-class Judgement(NamedTuple):
-    """Two samples compared."""
-
-    difference: float  # ours - theirs
-    interval: Interval
-    outcome: Outcome
-    reason: str
+    task: str
+    env_steps: int
+    evaluations: str  # that a score of ours averages: `10`, or `9 to 10`
+    ours: Sample
+    theirs: Sample
+    learned: float  # released - random; NaN where one of them is unknown
+    margin: float
+    run_ids: list[str]
+    obstacle: str = ""  # why there is nothing to compare
 
 
 class TaskVerdict(NamedTuple):
@@ -66,10 +84,17 @@ class TaskVerdict(NamedTuple):
 
     task: str
     env_steps: int
+    evaluations: str
     ours: Sample
     theirs: Sample
+    learned: float
+    margin: float
     difference: float  # ours - theirs
-    interval: Interval
+    interval: Interval  # 95 %
+    interval_90: Interval  # within the margin: reproduced, before tasks are corrected for
+    p_equivalent: float  # both corrected for the number of tasks
+    p_different: float
+    seeds_needed: int | None  # of ours, for a decision; None: none up to 100, or unknown
     verdict: Outcome
     reason: str
     run_ids: list[str]
@@ -84,46 +109,67 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-def sample(values: Sequence[float]) -> Sample:
-    found = statistics.describe(np.asarray(values, float))
-    return Sample(found["mean"], found["sd"], int(found["n"]))
+def judge(compared: Sequence[Compared]) -> list[TaskVerdict]:
+    """The verdicts, all tasks together."""
+    estimates = [difference(one.ours, one.theirs) for one in compared]
+    equivalent = holm([e.p_equivalent(c.margin) for e, c in zip(estimates, compared, strict=True)])
+    different = holm([estimate.p_different() for estimate in estimates])
+    tests = max(1, sum(math.isfinite(p) for p in different))
+    found = []
+    for one, estimate, p_same, p_other in zip(
+        compared, estimates, equivalent, different, strict=True
+    ):
+        needed = seeds_needed(one.ours, one.theirs, margin=one.margin, tests=tests)
+        outcome, reason = _outcome(one, estimate.value, p_same, p_other, needed)
+        found.append(
+            TaskVerdict(
+                **{key: getattr(one, key) for key in Compared._fields if key != "obstacle"},
+                difference=estimate.value,
+                interval=estimate.interval(),
+                interval_90=estimate.interval(0.9),
+                p_equivalent=p_same,
+                p_different=p_other,
+                seeds_needed=needed,
+                verdict=outcome,
+                reason=reason,
+            )
+        )
+    return found
 
 
-def judge(ours: Sample, theirs: Sample, margin: float = MARGIN) -> Judgement:
-    """Compares two samples."""
-    difference, interval, _ = statistics.welch(*ours, *theirs)
-    if min(ours.n, theirs.n) < MIN_SEEDS:
-        who = "ours" if ours.n < MIN_SEEDS else "released"
-        reason = f"{min(ours.n, theirs.n)} {who}"
-        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
-    half = (interval.high - interval.low) / 2
-    if abs(difference) >= margin:
-        if interval.high < 0:
-            return Judgement(difference, interval, Outcome.BELOW, "the interval is below 0")
-        if interval.low > 0:
-            return Judgement(difference, interval, Outcome.ABOVE, "the interval is above 0")
-        reason = "a large difference, but 0 is in its interval"
-        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
-    if half > 2 * margin:
-        reason = f"the interval is ± {half:.0f} wide"
-        return Judgement(difference, interval, Outcome.TOO_FEW_SEEDS, reason)
-    return Judgement(difference, interval, Outcome.REPRODUCED, f"within {margin:.0f} points")
+def _outcome(
+    one: Compared, value: float, p_equivalent: float, p_different: float, needed: int | None
+) -> tuple[Outcome, str]:
+    """A task's verdict and the reason for it."""
+    if one.obstacle:
+        return (Outcome.CANNOT_TELL if one.theirs.n else Outcome.NOT_RELEASED), one.obstacle
+    if min(one.ours.n, one.theirs.n) < MIN_SEEDS:
+        who = "ours" if one.ours.n < MIN_SEEDS else "released"
+        return Outcome.CANNOT_TELL, f"{min(one.ours.n, one.theirs.n)} {who}: at least 2 seeds"
+    if p_different <= LEVEL_OF_TESTS and abs(value) >= one.margin:
+        return (Outcome.BELOW if value < 0 else Outcome.ABOVE), f"p = {p_different:.2g}"
+    if math.isfinite(one.learned) and 2 * one.margin > one.learned:
+        return Outcome.CANNOT_TELL, f"released is only {one.learned:.0f} above random actions"
+    if p_equivalent <= LEVEL_OF_TESTS:
+        return Outcome.REPRODUCED, f"within {one.margin:.0f} points, p = {p_equivalent:.2g}"
+    if needed is None:
+        reason = f"not even {MAX_SEEDS} seeds of ours would decide"
+        return Outcome.CANNOT_TELL, f"{reason} with {one.theirs.n} released ones"
+    return Outcome.CANNOT_TELL, f"about {needed} seeds would decide"
 
 
-def window_scores(frame: pd.DataFrame, metric: str, at: int) -> pd.Series:
-    """Each run's mean value in the 1e5 env_steps before `at`; NaN where one of them is NaN."""
-    chosen = frame[(frame["metric"] == metric).to_numpy()]
-    steps = chosen["env_steps"]
-    chosen = chosen[(steps > at - WINDOW_ENV_STEPS) & (steps <= at)]
-    grouped = chosen.groupby(chosen["run_id"].astype(object), sort=True)["value"]
-    return grouped.agg(lambda values: values.mean(skipna=False))
+def margin_of(margin: float, learned: float) -> float:
+    """The margin of a task on which so much is learned: at most half of it, where that is known."""
+    return min(margin, learned / 2) if learned >= margin else margin
 
 
 def released_seeds(reference: pd.DataFrame, task: str, at: int) -> list[float]:
     """Each released seed's score nearest to `at`, if it is within 5e4 env_steps."""
     rows = reference[(reference["task"] == task) & reference["episode_return"].notna()]
     rows = rows.assign(distance=(rows["env_steps"] - at).abs())
-    rows = rows[rows["distance"] <= WINDOW_ENV_STEPS / 2].sort_values("distance", kind="stable")
+    rows = rows[rows["distance"] <= REFERENCE_EVERY_ENV_STEPS / 2].sort_values(
+        "distance", kind="stable"
+    )
     return [float(group["episode_return"].iloc[0]) for _, group in rows.groupby("seed")]
 
 
@@ -141,93 +187,78 @@ def judge_tasks(
     All seeds of a task are compared at the env_steps that the shortest of them has reached.
     Missing seeds are not counted in n.
     """
-    published = published_scores()
-    published = published[published["method"] == "dreamer"]
-    found = []
+    compared = []
     for task, group in runs.groupby("task", sort=False):
         present = group[group["state"] != "missing"]
         reached = int(present["last_env_steps"].min()) if len(present) else 0
         end = min(reached, at) if at else reached
-        if reference is None:
-            rows = published[(published["task"] == task) & (published["env_steps"] <= end)]
-            if rows.empty:
-                found.append(_nothing(str(task), end, "no released score at so few env_steps"))
-                continue
-            row = rows.sort_values("env_steps").iloc[-1]
-            end = int(row["env_steps"])
-            theirs = Sample(float(row["score_mean"]), float(row["score_sd"]), int(row["seeds"]))
-        else:
-            theirs = sample(released_seeds(reference, str(task), end))
-        mine = frame[frame["run_id"].isin(present["run_id"])]
-        scores = window_scores(mine, metric, end)
-        scores = scores[np.isfinite(scores)]
-        ours = sample(scores.to_numpy())
-        if not ours.n or not theirs.n:
-            who = "of ours" if not ours.n else "released"
-            found.append(_nothing(str(task), end, f"no score {who} at {end:,} env_steps"))
-            continue
-        found.append(_verdict(str(task), end, ours, theirs, judge(ours, theirs, margin), scores))
-    return found
+        end, theirs, missing = _released(str(task), end, reference)
+        configs = dict(zip(present["run_id"], present["config"], strict=True))
+        scores = final_scores(frame, configs, metric=metric, at=dict.fromkeys(configs, end))
+        scores = scores[scores["score"].notna()]
+        ours = sample(scores["score"].to_numpy())
+        learned = theirs.mean - random_scores().get(str(task), math.nan)
+        nothing = "" if ours.n else f"no score of ours at {end:,} env_steps"
+        compared.append(
+            Compared(
+                task=str(task),
+                env_steps=end,
+                evaluations=counts_text(scores["evaluations"]),
+                ours=ours,
+                theirs=theirs,
+                learned=learned,
+                margin=margin_of(margin, learned),
+                run_ids=list(scores["run_id"]),
+                obstacle=missing or nothing,
+            )
+        )
+    return judge(compared)
 
 
-def _verdict(
-    task: str, env_steps: int, ours: Sample, theirs: Sample, found: Judgement, scores: pd.Series
-) -> TaskVerdict:
-    """`scores`: those of our runs, by run_id."""
-    return TaskVerdict(
-        task=task,
-        env_steps=env_steps,
-        ours=ours,
-        theirs=theirs,
-        difference=found.difference,
-        interval=found.interval,
-        verdict=found.outcome,
-        reason=found.reason,
-        run_ids=list(scores.index),
-    )
+def counts_text(counts: pd.Series) -> str:
+    """`10`, or `9 to 10`; empty for none."""
+    return " to ".join(str(n) for n in sorted({counts.min(), counts.max()})) if len(counts) else ""
 
 
-def _nothing(task: str, end: int, reason: str) -> TaskVerdict:
+def _released(task: str, end: int, reference: pd.DataFrame | None) -> tuple[int, Sample, str]:
+    """(env_steps to compare at, released scores there, what is missing)."""
     none = Sample(math.nan, math.nan, 0)
-    found = Judgement(math.nan, NO_INTERVAL, Outcome.TOO_FEW_SEEDS, reason)
-    return _verdict(task, end, none, none, found, pd.Series(dtype=float))
+    if reference is not None:
+        theirs = sample(released_seeds(reference, task, end))
+        return end, theirs, "" if theirs.n else f"none released near {end:,} env_steps"
+    published = published_scores()
+    rows = published[(published["method"] == "dreamer") & (published["task"] == task)]
+    if rows.empty:
+        return end, none, "the task is not one of the released ones"
+    rows = rows[rows["env_steps"] <= end].sort_values("env_steps")
+    if rows.empty:
+        return end, none, "none released at so few env_steps"
+    row = rows.iloc[-1]
+    theirs = Sample(float(row["score_mean"]), float(row["score_sd"]), int(row["seeds"]))
+    return int(row["env_steps"]), theirs, ""
 
 
 def overall(found: Sequence[TaskVerdict]) -> dict[str, Any]:
-    """Counts, and the mean difference over the tasks with two seeds on both sides.
-
-    Tasks are fixed and seeds are drawn: the standard errors of the tasks' differences add up.
-    """
+    """The mean difference over the tasks with two seeds on both sides; and counts."""
     counts = Counter(one.verdict for one in found)
     usable = [one for one in found if math.isfinite(one.interval.low)]
     result: dict[str, Any] = {
         "tasks": len(found), **{word: counts.get(word, 0) for word in Outcome},
         "compared": len(usable),
     }  # fmt: skip
+    statement = ""
     if usable:
-        difference, interval = mean_difference(usable)
-        result |= {"mean_difference": difference, "low": interval.low, "high": interval.high}
-    words = ", ".join(f"{counts[word]} {word}" for word in Outcome if counts.get(word))
-    result["statement"] = f"Of {len(found)} tasks: {words}."
-    if usable:
-        result["statement"] += (
-            f" Mean difference over the {len(usable)} tasks with an interval: "
-            f"{difference:+.0f} [{interval.low:+.0f}, {interval.high:+.0f}]."
+        estimate = mean_difference([(one.ours, one.theirs) for one in usable])
+        interval = estimate.interval()
+        result |= {"mean_difference": estimate.value, "low": interval.low, "high": interval.high}
+        many = f"{len(usable)} tasks" if len(usable) > 1 else "1 task"
+        statement = (
+            f"Mean difference over {many}: {estimate.value:+.0f} points "
+            f"[{interval.low:+.0f}, {interval.high:+.0f}] (95 %). "
         )
+    words = ", ".join(f"{counts[word]} {word}" for word in Outcome if counts.get(word))
+    result["statement"] = f"{statement}Of {len(found)} tasks: {words}."
     return result
-
-
-def mean_difference(found: Sequence[TaskVerdict]) -> tuple[float, Interval]:
-    """Mean of the tasks' differences; Welch and Satterthwaite's 95 % interval."""
-    samples = [one for verdict in found for one in (verdict.ours, verdict.theirs)]
-    terms = [(one.sd**2 / one.n, one.n - 1) for one in samples]
-    variance = sum(term for term, _ in terms)
-    mean = float(np.mean([verdict.difference for verdict in found]))
-    if variance == 0:
-        return mean, Interval(mean, mean)
-    freedom = variance**2 / sum(term**2 / degrees for term, degrees in terms)
-    half = statistics.t_quantile(freedom + 1) * variance**0.5 / len(found)
-    return mean, Interval(mean - half, mean + half)
 
 
 def judge_suite(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -9,9 +10,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.count.methods import Style
 from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, finish, line_handle
+
+STATISTIC_LABELS = {"iqm": "IQM", "optimality_gap": "Optimality gap\n(less is better)"}
 
 
 def draw_aggregates(
@@ -33,8 +37,9 @@ def draw_aggregates(
     methods = [method for method in styles if method in set(aggregates["method"])]
     has_pairs = len(improvements) > 0
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(PAGE_WIDTH, 2.15 + 0.06 * len(methods)), layout="constrained")
-        ratios = [1.25, 1.25, 1.1] if has_pairs else [1, 1]
+        height = max(2.15 + 0.06 * len(methods), 1.0 + 0.36 * len(improvements))
+        figure = Figure(figsize=(PAGE_WIDTH, height), layout="constrained")
+        ratios = [1.25, 1.25, 0.9] if has_pairs else [1, 1]
         all_axes = figure.subplots(1, len(ratios), width_ratios=ratios)
         draw_intervals(all_axes[0], aggregates, methods, styles, score_words)
         _draw_profiles(all_axes[1], profiles, methods, styles)
@@ -57,8 +62,9 @@ def draw_intervals(
         rows = aggregates[aggregates["method"] == method].set_index("statistic").loc[names]
         thickness = 0.7 / len(methods)
         y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * thickness
-        _intervals(axes, y, rows, thickness * 0.8, styles[method].colour)
-    axes.set_yticks(range(len(names)), [{"iqm": "IQM"}.get(n, n.capitalize()) for n in names])
+        hatch = "" if styles[method].line == "-" else "////"
+        _intervals(axes, y, rows, thickness * 0.8, styles[method].colour, hatch)
+    axes.set_yticks(range(len(names)), [STATISTIC_LABELS.get(n, n.capitalize()) for n in names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
     axes.set_xlim(0, 1.015)
@@ -67,11 +73,11 @@ def draw_intervals(
 
 
 def _intervals(
-    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str
+    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str, hatch: str = ""
 ) -> None:
-    """Boxes from `low` to `high` with a black line at `value`."""
-    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], color=colour, alpha=0.8,
-              linewidth=0)  # fmt: skip
+    """Boxes from `low` to `high` with a black line at `value`; hatched as lines are dashed."""
+    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], facecolor=colour,
+              alpha=0.8, linewidth=0, hatch=hatch, edgecolor="white")  # fmt: skip
     axes.vlines(rows["value"], y - thickness / 2, y + thickness / 2, color="black", linewidth=1.2)
 
 
@@ -84,12 +90,13 @@ def _draw_profiles(
         axes.fill_between(rows["threshold"], rows["low"], rows["high"], color=style.colour,
                           alpha=0.18, linewidth=0, step="post")  # fmt: skip
         every = max(1, len(rows) // 5)
-        axes.plot(rows["threshold"], rows["share"], color=style.colour, drawstyle="steps-post",
+        axes.plot(rows["threshold"], rows["share"], color=style.colour, linestyle=style.line,
+                  drawstyle="steps-post",
                   marker=style.marker, ms=2.8, markevery=(every // 2, every))  # fmt: skip
-    axes.set_xlim(0, 1)
+    axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(r"Normalised score $\tau$")
-    axes.set_ylabel(r"Share of runs with score > $\tau$")
+    axes.set_ylabel(r"Share of runs > $\tau$")
     axes.set_title("Performance profiles")
 
 
@@ -97,15 +104,19 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
     y = np.arange(len(improvements))
     for place in y:
         row = improvements.iloc[[place]]
-        _intervals(axes, y[[place]], row, 0.3, styles[row["ours"].item()].colour)
-    names = [
-        f"{styles[ours].label}\nover {styles[theirs].label}"
-        for ours, theirs in zip(improvements["ours"], improvements["theirs"], strict=True)
-    ]
-    axes.set_yticks(y, names, linespacing=1.0)
-    axes.set_ylim(len(y) - 0.4, -0.6)
+        _intervals(axes, y[[place]], row, 0.34, styles[row["ours"].item()].colour)
+        value, low, high = (row[name].item() for name in ("value", "low", "high"))
+        axes.text(0.5, place - 0.2, f"{value:.2f} [{low:.2f}, {high:.2f}]", fontsize=7, va="bottom",
+                  ha="center", transform=axes.get_yaxis_transform(),
+                  bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
+    axes.set_yticks(y, [f"over {styles[theirs].label}" for theirs in improvements["theirs"]])
+    axes.set_ylim(len(y) - 0.7, -0.65)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.grid(False, axis="y")
-    axes.set_xlim(0, 1.015)
+    # As much of 0 to 1 as the intervals need; 0.5, no difference, always.
+    low, high = improvements["low"].min(), improvements["high"].max()
+    axes.set_xlim(max(0, min(0.45, low - 0.05)) - 0.01, min(1, max(0.55, high + 0.05)) + 0.015)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5]))
+    [ours] = improvements["ours"].unique()
     axes.set_xlabel("Probability of improvement")
-    axes.set_title("Pairs of methods")
+    axes.set_title(textwrap.fill(styles[ours].label, 24))

@@ -1,4 +1,4 @@
-"""Bars: final scores per task, and averages over tasks."""
+"""Bars: final scores per task, and averages over tasks. Published scores are lines across them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.count.methods import Style
-from analysis.draw.page import PAGE_WIDTH, RC, add_legend, finish, pretty
+from analysis.draw.page import PAGE_WIDTH, RC, add_legend, finish, line_handle, pretty
 
 
 def draw_bars(
@@ -21,6 +21,7 @@ def draw_bars(
     styles: Mapping[str, Style],
     groups: Sequence[str],
     *,
+    published: Mapping[str, Style] | None = None,
     titles: Mapping[str, str] | None = None,
     rows: int = 2,
     y_label: str = "Score",
@@ -28,7 +29,8 @@ def draw_bars(
     notes: Sequence[str] = (),
     synthetic: bool = False,
 ) -> Figure:
-    """Groups of bars (tasks, then averages), a bar per method, in `rows` rows.
+    """Groups of bars (tasks, then averages), a bar per method, in `rows` rows, with a line across
+    a group for each method in `published` that has a score there.
 
     `table`: group, method, mean, low, high (NaN: no interval), scores (list of the runs' scores,
     drawn as points; may be empty). A missing bar is marked by a cross. Without `y_range` the axis
@@ -40,11 +42,13 @@ def draw_bars(
         all_axes = figure.subplots(rows, 1, squeeze=False).ravel()
         for row, axes in enumerate(all_axes):
             here = groups[row * per_row : (row + 1) * per_row]
-            draw_panel(axes, table, styles, here, titles=titles, y_range=y_range)
+            draw_panel(axes, table, styles, here, published=published, titles=titles,
+                       y_range=y_range)  # fmt: skip
             axes.set_xlim(-0.6, per_row - 0.4)
             axes.set_ylabel(y_label)
         handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
-        add_legend(figure, handles)
+        lines = [line_handle(style) for style in (published or {}).values()]
+        add_legend(figure, [*handles, *lines])
     return finish(figure, notes, synthetic)
 
 
@@ -54,6 +58,7 @@ def draw_panel(
     styles: Mapping[str, Style],
     groups: Sequence[str],
     *,
+    published: Mapping[str, Style] | None = None,
     titles: Mapping[str, str] | None = None,
     y_range: tuple[float, float] | None = None,
 ) -> None:
@@ -65,6 +70,11 @@ def draw_panel(
         offset = (place - (len(styles) - 1) / 2) * width
         rows = table[table["method"] == method]
         _draw_method(axes, rows, groups, offset, width, style, low, floor)
+    for method, style in (published or {}).items():
+        rows = table[table["method"] == method].set_index("group")["mean"].reindex(groups)
+        at = np.flatnonzero(rows.notna())
+        axes.hlines(rows.to_numpy()[at], at - 0.46, at + 0.46, color=style.colour,
+                    linestyle=style.line, linewidth=1.0, zorder=4)  # fmt: skip
     names = [(titles or {}).get(group, pretty(group)).replace(" ", "\n", 1) for group in groups]
     axes.set_xticks(range(len(groups)), names, linespacing=1.0)
     axes.tick_params(axis="x", length=0, labelsize=7)
@@ -92,9 +102,9 @@ def _draw_method(
         scores = list(row["scores"])
         if not scores:
             continue
-        spread = width / 4 if len(scores) > 1 else 0
+        spread = width / 3.5 if len(scores) > 1 else 0
         axes.plot(
             np.linspace(x - spread, x + spread, len(scores)), scores, linestyle="", marker="o",
-            markersize=1.6, color="white", markeredgecolor="black", markeredgewidth=0.35,
-            clip_on=False,
+            markersize=2.2, color="white", markeredgecolor="black", markeredgewidth=0.45,
+            clip_on=False, zorder=5,
         )  # fmt: skip

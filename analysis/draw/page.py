@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -77,12 +78,13 @@ def steps_text(value: float, _: Any = None) -> str:
     return f"{value:.4g}"
 
 
-def panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of `count` panels; a page holds 4 x 5."""
-    columns = columns or (count if count <= 4 else 4)
+def panels(count: int, row_height: float | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with a grid of `count` panels; a page holds 4 x 5. row_height: inches."""
+    columns = count if count <= 4 else 3 if count in (5, 6, 9) else 4
     rows = math.ceil(count / columns)
     width = {1: 4.0, 2: 5.4}.get(columns, PAGE_WIDTH)
     height = PANEL_HEIGHT * (1.7 if rows == 1 and columns <= 2 else 1.3 if rows == 1 else 1.05)
+    height = row_height or height
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, rows * height + 0.55), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -93,14 +95,21 @@ def panels(count: int, columns: int | None = None) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def add_legend(figure: Figure, handles: Sequence[Any], extra: int = 0) -> None:
-    """One legend above all panels, in as many rows as it needs."""
-    characters = sum(len(handle.get_label()) + 8 for handle in handles)
-    per_row = max(1, int(figure.get_figwidth() * 15))
-    rows = max(1, math.ceil(characters / per_row))
-    figure.legend(
-        handles=list(handles), loc="outside upper center", ncols=math.ceil(len(handles) / rows)
-    )
+def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
+    """One legend above all panels, in as few rows as fit; the figure grows by rows after the first,
+    so that panels keep their size."""
+    if not handles:
+        return
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    width, height = figure.get_size_inches()
+    for columns in range(len(handles), 0, -1):
+        legend = figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
+        size = legend.get_window_extent(renderer)
+        if size.width <= 0.98 * figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    rows = math.ceil(len(handles) / columns)
+    figure.set_size_inches(width, height + size.height / figure.dpi * (rows - 1) / rows)
 
 
 def finish(figure: Figure, notes: Sequence[str], synthetic: bool = False) -> Figure:

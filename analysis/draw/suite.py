@@ -15,15 +15,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.count import statistics
-from analysis.count.averages import common_range, normalised
-from analysis.count.methods import PUBLISHED_STYLES
-from analysis.count.published import CAVEATS
+from analysis.count.averages import common_range, interval_warning, normalised
+from analysis.count.methods import PUBLISHED_STYLES, pair_of, settings_of
+from analysis.count.published import CAVEATS, published_scores, random_scores
 from analysis.count.summary import Summary
-from analysis.draw import aggregates, bars, images, lines
+from analysis.draw import aggregates, bars, heatmap, images, lines
 from analysis.draw.page import pretty
 from analysis.read.predictions import Prediction
-from analysis.variants import behaviour_label
+from analysis.variants import behaviour_label, pair_label
 
+MOST_SEEDS = 10  # more single runs than these are not drawn
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
 METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 METRIC_LABELS = {"evaluate_return": "Score", "episode_return": "Training return"}
@@ -57,9 +58,9 @@ def draw_curves(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
         return []
     figure = lines.draw_lines(
         summary.curves, summary.styles, summary.scale, tasks=summary.tasks,
-        published=summary.published, y_label=metric_label(summary.metric),
-        reference=summary.reference, notes=notes_of(summary, published=True),
-        synthetic=summary.synthetic,
+        published=levels(summary), y_label=metric_label(summary.metric),
+        reference=summary.reference, seeds=single_runs(summary),
+        notes=notes_of(summary, published=True), synthetic=summary.synthetic,
     )  # fmt: skip
     return [Drawn("curves", figure, _marked(summary, summary.curves.drop(columns="x")))]
 
@@ -75,8 +76,8 @@ def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Draw
             notes.insert(1, f"{behaviour_label(behaviour)}: {setting.replace('_', ' ')}.")
     figure = lines.draw_lines(
         summary.scores, summary.styles, summary.scale, x="x", x_label=summary.x.label,
-        y_label=metric_label(summary.metric), tasks=summary.tasks, published=summary.published,
-        notes=notes, synthetic=summary.synthetic,
+        y_label=metric_label(summary.metric), tasks=summary.tasks, published=levels(summary),
+        seeds=single_runs(summary, final=True), notes=notes, synthetic=summary.synthetic,
     )  # fmt: skip
     data = summary.scores.drop(columns="scores").rename(columns={"x": summary.x.setting})
     return [Drawn("sweep", figure, _marked(summary, data))]
@@ -88,24 +89,53 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
         return []
     table, titles = bar_table(summary)
     styles = {m: s for m, s in summary.styles.items() if m in set(table["method"])}
-    styles |= {m: PUBLISHED_STYLES[m] for m in summary.published_methods if m in PUBLISHED_STYLES}
+    published = {m: s for m, s in PUBLISHED_STYLES.items() if m in summary.published_methods}
     groups = [*summary.tasks, *titles]
     notes = notes_of(summary, published=True, binned=False, mark="lines")
-    legend = "Points: single seeds. ×: no number."
+    legend = "Points: single seeds. ×: no number. Lines across bars: published scores."
+    if not published:
+        legend = legend.partition(" Lines")[0]
     if titles:
-        legend += (
-            " Averages: mean over tasks, line: 95 % stratified bootstrap interval "
-            f"({statistics.RESAMPLES} resamples)."
-        )
+        legend += " Averages: mean over tasks, line: 95 % t interval."
     if len(titles) > 1:
         legend += " * Without quadruped: D4PG and A3C have no scores there."
     notes.insert(1, legend)
     label, y_range = score_label(summary)
     figure = bars.draw_bars(
-        table, styles, groups, titles=titles, rows=2 if len(groups) > 8 else 1, y_label=label,
-        y_range=y_range, notes=notes, synthetic=summary.synthetic,
+        table, styles, groups, published=published, titles=titles,
+        rows=2 if len(groups) > 8 else 1, y_label=label, y_range=y_range, notes=notes,
+        synthetic=summary.synthetic,
     )  # fmt: skip
     return [Drawn("bars", figure, _marked(summary, table.drop(columns="scores")))]
+
+
+INTERVAL_WORDS = (
+    "Intervals: 95 %; Student's t for mean and optimality gap, bootstrap of the seeds within tasks "
+    "for median, IQM and profiles, Newcombe's for pairs."
+)
+
+
+def draw_heatmap(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
+    """Final scores over the two settings that the suite varies; nothing if these are not two."""
+    scores = summary.scores
+    table = pd.DataFrame(
+        [
+            {"method": pair_label(pair_of(row.method)), **settings_of(row.method)}
+            | ({summary.x.setting: f"{row.x:g}"} if summary.x else {})
+            for row in scores.itertuples()
+        ]
+    ).fillna("")
+    varying = [name for name in table if table[name].nunique() > 1]
+    if len(varying) != 2:
+        return []
+    y, x = sorted(varying, key=lambda name: table[name].nunique())
+    table = table.assign(task=list(scores["task"]), mean=list(scores["mean"]), n=list(scores["n"]))
+    figure = heatmap.draw_heatmap(
+        table, summary.scale, x=x, y=y, tasks=summary.tasks, label=metric_label(summary.metric),
+        notes=notes_of(summary, binned=False, mark=""),
+        synthetic=summary.synthetic,
+    )  # fmt: skip
+    return [Drawn("heatmap", figure, _marked(summary, table))]
 
 
 def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -114,12 +144,12 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
         return []
     tasks = int(summary.aggregates["tasks"].iloc[0])
     what = {(0.0, 1000.0): "score / 1000"}.get(
-        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest score"
+        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest"
     )
     scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
     notes = [
-        f"{scores} of {tasks} tasks. Intervals: 95 %, stratified bootstrap "
-        f"({statistics.RESAMPLES} resamples; 500 for profiles; seeds drawn within tasks).",
+        f"{scores} of {tasks} tasks, which weigh the same. {INTERVAL_WORDS}",
+        *filter(None, [interval_warning(summary.aggregates)]),
         *problem_lines(summary),
     ]
     figure = aggregates.draw_aggregates(
@@ -131,7 +161,7 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
 
 def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
     """Each prediction as a strip of all its frames."""
-    drawn = []
+    drawn: list[Drawn] = []
     for one in predictions:
         note = (
             f"Open-loop prediction of a held-out episode at {one.env_steps:,} env. steps: "
@@ -143,6 +173,8 @@ def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
             synthetic=summary.synthetic,
         )  # fmt: skip
         name = re.sub(r"[^\w=.-]", "-", f"prediction-{one.task}-{one.method}")
+        same = sum(other.name.partition("~")[0] == name for other in drawn)  # `a:b` and `a-b`
+        name = f"{name}~{same + 1}" if same else name
         drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
     return drawn
 
@@ -157,8 +189,7 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
         *problem_lines(summary),
     ]
     rows = [
-        (f"{pretty(one.task)}, seed {one.seed}", one.truth, one.model, one.context)
-        for one in predictions
+        (prediction_title(summary, one), one.truth, one.model, one.context) for one in predictions
     ]
     figure = images.draw_predictions(rows, notes=notes, synthetic=summary.synthetic)
     data = pd.concat([prediction_data(summary, one) for one in predictions], ignore_index=True)
@@ -181,6 +212,7 @@ def draw_observations(summary: Summary, predictions: Sequence[Prediction]) -> li
 FIGURES: dict[str, Callable[[Summary, Sequence[Prediction]], list[Drawn]]] = {
     "curves": draw_curves,
     "sweep": draw_sweep,
+    "heatmap": draw_heatmap,
     "bars": draw_bars,
     "aggregates": draw_aggregates,
     "strips": draw_strips,
@@ -200,16 +232,24 @@ def notes_of(
     seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     spread = statistics.BANDS[summary.band][0]
     what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
-    notes = [f"Mean over {seeds} seeds per task and method; {mark}: {spread}."]
+    notes = [
+        f"Mean over {seeds} seeds per task and method" + (f"; {mark}: {spread}." if mark else ".")
+    ]
     if counts[-1] < 2:
         notes = ["One seed per task and method: no spread is shown."]
     if binned:
         notes[0] += f" Score: mean return of {what}, averaged per seed within bins first."
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
             notes[0] += " Dotted: fewer runs than planned."
+        if len(single_runs(summary)):
+            notes[0] += " Thin lines: single seeds."
     else:
-        notes[0] += f" A seed's score is the mean return of its last {summary.last} {what}."
+        notes[0] += f" A seed's score is {summary.final_words()}."
+    if binned and summary.reference is not None and len(summary.reference):
+        notes[0] += f" Dreamer (released): mean and {spread}; few points are marked."
     shown = set(summary.published_methods) if published else set()
+    if published and "best" in set(levels(summary)["method"]):
+        notes.append("Best published: the highest published score of any method after any budget.")
     caveats = [CAVEATS[method] for method in PUBLISHED_STYLES if method in shown]
     if caveats:
         notes.append("; ".join(caveats) + ".")
@@ -241,6 +281,34 @@ def prediction_title(summary: Summary, one: Prediction) -> str:
 
 
 # --- their data ------------------------------------------------------------------------------
+
+
+def single_runs(summary: Summary, *, final: bool = False) -> pd.DataFrame:
+    """Curves or final scores of single runs, where a method has two to MOST_SEEDS of them."""
+    known = summary.runs[["run_id", "task", "method", "x", "n_expected"]]
+    known = known[known["n_expected"].between(2, MOST_SEEDS)]
+    if final:
+        finals = summary.finals[["run_id", "score"]].rename(columns={"score": "value"})
+        return finals.merge(known, on="run_id")
+    return summary.binned[["run_id", "env_steps", "value"]].merge(known, on="run_id")
+
+
+def levels(summary: Summary) -> pd.DataFrame:
+    """`method, task, score_mean` of what is drawn as horizontals: random actions, and the published
+    scores that the suite names, otherwise the best published score of each task."""
+    if summary.metric not in METRIC_WORDS:
+        return summary.published
+    chance = {task: score for task, score in random_scores().items() if task in summary.tasks}
+    tables = [pd.DataFrame({"task": chance.keys(), "score_mean": chance.values()})]
+    tables[0].insert(0, "method", "random")
+    if len(summary.published):
+        tables.append(summary.published)
+    else:
+        known = published_scores()
+        known = known[known["task"].isin(summary.tasks)]
+        best = known.loc[known.groupby("task")["score_mean"].idxmax()]
+        tables.append(best.assign(method="best")[["method", "task", "score_mean"]])
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
 
 
 def _scaled(summary: Summary) -> list[str]:

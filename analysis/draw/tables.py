@@ -9,10 +9,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.count import statistics
+from analysis.count.averages import interval_warning
+from analysis.count.estimates import Sample
 from analysis.count.methods import PUBLISHED_STYLES
 from analysis.count.published import CAVEATS
 from analysis.count.summary import Summary
-from analysis.count.verdict import Sample, TaskVerdict
+from analysis.count.verdict import TaskVerdict
 from analysis.draw.page import pretty, steps_text
 
 
@@ -33,7 +35,8 @@ class Table(NamedTuple):
 def score_cells(summary: Summary) -> Table:
     """Final scores: a row per task (and x), a column per method, then published ones, averages.
 
-    In each row the best mean of our methods is marked; published scores are never marked.
+    In each row the best of our methods is marked, if it differs from every other one;
+    published scores are never marked.
     """
     scores = summary.scores
     methods, published = summary.methods_with_scores(), summary.published
@@ -44,7 +47,7 @@ def score_cells(summary: Summary) -> Table:
     head += [f"{PUBLISHED_STYLES[m].label} (published)" for m in shown]
     rows = []
     for (task, x), group in scores.groupby(["task", "x"], sort=False):
-        cells = _method_cells(group.set_index("method"), methods)
+        cells = _method_cells(group.set_index("method"), methods, summary.band)
         for method in shown:
             found = published[(published["method"] == method) & (published["task"] == task)]
             cells.append(Cell(f"{found['score_mean'].iloc[0]:.0f}" if len(found) else "–"))
@@ -54,11 +57,7 @@ def score_cells(summary: Summary) -> Table:
     return Table(head, rows, rules, _notes(summary, shown))
 
 
-def _method_cells(group: pd.DataFrame, methods: Sequence[str]) -> list[Cell]:
-    means = group["mean"].reindex(methods)
-    complete = ~group["partial"].reindex(methods).astype("boolean").fillna(True).astype(bool)
-    usable = means[complete]
-    best = usable.max() if usable.notna().sum() > 1 else math.nan
+def _method_cells(group: pd.DataFrame, methods: Sequence[str], band: str) -> list[Cell]:
     cells = []
     for method in methods:
         if method not in group.index:
@@ -67,8 +66,10 @@ def _method_cells(group: pd.DataFrame, methods: Sequence[str]) -> list[Cell]:
         row = group.loc[method]
         mark = f" †{steps_text(row['at'])}" if row["partial"] else ""
         count = f" (n={row['n']:.0f})" if row["n"] != row["n_expected"] else ""
-        text = spread_text(row["mean"], row["low"], row["high"]) + count + mark
-        cells.append(Cell(text, bool(complete[method] and row["mean"] == best)))
+        text = spread_text(row["mean"], row["low"], row["high"])
+        if band != "ci" and row["n"] > 1:
+            text += f" [{row['ci_low']:.0f}, {row['ci_high']:.0f}]"
+        cells.append(Cell(text + count + mark, bool(row["best"])))
     return cells
 
 
@@ -94,11 +95,10 @@ def _average_rows(
         cells: list[Cell] = []
         for method in methods:
             row = ours.loc[method]
-            best = len(methods) > 1 and row["mean"] == ours["mean"].max()
             text = f"{row['mean']:.0f}"
             if math.isfinite(row["low"]):
                 text += f" [{row['low']:.0f}, {row['high']:.0f}]"
-            cells.append(Cell(text, bool(best)))
+            cells.append(Cell(text, bool(row["best"])))
         for method in shown:
             known = method in theirs.index
             cells.append(Cell(f"{theirs.at[method, 'mean']:.0f}" if known else "–"))
@@ -108,15 +108,18 @@ def _average_rows(
 
 def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
     words = statistics.BANDS[summary.band][0]
+    interval = "" if summary.band == "ci" else "; [95 % Student's t interval of the mean]"
     notes = [
-        f"Mean over seeds; ± {words}. A seed's score is the mean of its last {summary.last} values "
-        f"of {summary.metric}. Best mean of a row in bold.",
+        f"Mean over seeds; ± {words}{interval}. A seed's score is {summary.final_words()}. Bold: "
+        "the best method of a row, if it differs from every other one (Welch's t test, 5 %).",
     ]
     if not summary.averages.empty:
         notes.append(
-            "Averages: mean over tasks with a 95 % stratified bootstrap interval "
-            f"({statistics.RESAMPLES} resamples, seeds within tasks)."
+            "Averages: mean over tasks, which weigh the same, with a 95 % t interval over the "
+            "seeds within tasks."
         )
+        means = summary.aggregates[summary.aggregates["statistic"] == "mean"]
+        notes += filter(None, [interval_warning(means)])
     if summary.scores["partial"].any():
         notes.append("† no complete run: scores at the env_steps that all runs reached.")
     if (summary.scores["n"] != summary.scores["n_expected"]).any():
@@ -131,11 +134,12 @@ def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
 
 def verdict_text(found: Sequence[TaskVerdict]) -> str:
     """The verdicts as aligned text."""
-    head = ("task", "env_steps", "ours", "released", "difference", "verdict")
+    head = ("task", "env_steps", "ours", "released", "difference", "margin", "verdict")
     rows = [
         (
             one.task, f"{one.env_steps:,}", _sample_text(one.ours), _sample_text(one.theirs),
-            _difference_text(one), f"{one.verdict} ({one.reason})",
+            _difference_text(one), f"{one.margin:.0f}" if one.theirs.n else "-",
+            f"{one.verdict} ({one.reason})",
         )
         for one in found
     ]  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from dreamer.errors import UserError
-from dreamer.run_folder import write_text
+from dreamer.run_folder import read_bytes, write_text
 
 COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
 
@@ -23,9 +23,10 @@ COLUMNS = ("task", "method", "seed", "env_steps", "episode_return")
 def read_curves(path: Path) -> pd.DataFrame:
     """The curves in a JSON or CSV file as a frame with COLUMNS. Raises UserError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason})") from None
     return read_released(path, text) if text.lstrip()[:1] in ("[", "{") else read_csv(path)
 
 
@@ -33,7 +34,7 @@ def read_released(path: Path, text: str) -> pd.DataFrame:
     """The released format. The prefix `dmc_` of its task names is removed."""
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: a list of curves is expected")

@@ -16,6 +16,7 @@ import orjson
 from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
 from dreamer import run_folder
 from dreamer.errors import UserError
+from suites.record.metrics import read_metrics, values_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class FileSource:
 
     @property
     def cache(self) -> Path:
-        return self.results / "cache"
+        return run_folder.cache_path(self.results)
 
     def folder(self, run_id: str) -> Path:
         return run_folder.run_path(self.results, run_id)
@@ -56,16 +57,19 @@ class FileSource:
                 continue
             digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino};".encode())
         try:
-            with open(record, "rb") as file:
+            with run_folder.reading(record) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 512))
                 digest.update(file.read())
         except FileNotFoundError:
             pass
         return digest.hexdigest()
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        return _read_object(self.folder(run_id) / run_folder.CONFIG)
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         folder = self.folder(run_id)
-        config = _read_object(folder / run_folder.CONFIG)
+        config = self.config(run_id)
         if config is None:
             raise UserError(f"{run_id}: no {run_folder.CONFIG} in its run folder")
         attempts = [
@@ -79,17 +83,21 @@ class FileSource:
             for number in run_folder.attempts(folder)
         ]
         path = folder / run_folder.METRICS
-        data = path.read_bytes() if path.exists() else b""
+        data = run_folder.read_bytes(path) if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
         points = points._replace(attempt=_attempt_of(points, metrics, attempts))
         return run_row(run_id, config, attempts, points, warnings)
+
+    def metric_names(self, run_id: str) -> list[str]:
+        records, _ = read_metrics(self.folder(run_id) / run_folder.METRICS)
+        return sorted(values_of(records))
 
     def status(self, run_id: str) -> dict[str, Any]:
         return run_folder.read_status(self.folder(run_id)) or {}
 
     def prediction(self, run_id: str) -> bytes | None:
         path = self.folder(run_id) / run_folder.PREDICTION
-        return path.read_bytes() if path.exists() else None
+        return run_folder.read_bytes(path) if path.exists() else None
 
 
 def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str]]:
@@ -184,7 +192,7 @@ def _lenient(line: bytes) -> Any:
 def _read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object from a file; None if there is no file. Raises UserError if it is damaged."""
     try:
-        data = path.read_bytes()
+        data = run_folder.read_bytes(path)
     except FileNotFoundError:
         return None
     found = _lenient(data)

@@ -10,7 +10,7 @@ provenance; `warnings` lists what was wrong with the records. Nothing is average
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from analysis.read.cache import Cached, read_cache, write_cache
 from analysis.read.source import METRICS, Points, RunRow, Source, no_points
 from dreamer.errors import UserError
 from dreamer.run_folder import Status
+from suites.language.identity import recorded_ids
 from suites.language.suite import Suite
 
 FRAME_COLUMNS = (
@@ -74,11 +75,38 @@ def load(
 
 
 def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
-    """The records of a suite's runs, with METRICS and the metrics that are named."""
-    return load(
+    """The records of a suite's runs up to their budgets there, with METRICS and the metrics that
+    are named. `suite`: as `as_recorded` gives it."""
+    loaded = load(
         source, [run.run_id for run in suite.runs], suite=suite.name,
         metrics=sorted({*METRICS, *metrics}), cache=source.cache,
     )  # fmt: skip
+    return _cut(loaded, {run.run_id: run.config["env_steps"] for run in suite.runs})
+
+
+def as_recorded(source: Source, suite: Suite) -> Suite:
+    """The suite, with the ids of earlier code where the source has its runs under these."""
+    configs = {run.run_id: run.config for run in suite.runs}
+    ids = recorded_ids(configs, source.run_ids(), source.config)
+    runs = [run._replace(run_id=ids.get(run.run_id, run.run_id)) for run in suite.runs]
+    return suite._replace(runs=runs)
+
+
+def _cut(loaded: Loaded, budgets: Mapping[str, int]) -> Loaded:
+    """Runs with a larger budget than that in `budgets` end there."""
+    further = {
+        row.run_id: budgets[row.run_id]
+        for row in loaded.runs.itertuples()
+        if row.budget_env_steps > budgets[row.run_id]
+    }
+    if not further:
+        return loaded
+    end = loaded.frame["run_id"].astype(object).map(further)
+    within = ~(loaded.frame["env_steps"] > end)
+    runs = loaded.runs.copy()
+    last = runs["run_id"].map(further).fillna(np.inf)
+    runs["last_env_steps"] = np.minimum(runs["last_env_steps"], last).astype(np.int64)
+    return loaded._replace(frame=loaded.frame[within.to_numpy()], runs=runs)
 
 
 def _frame(cached: Cached, runs: pd.DataFrame, metrics: Sequence[str], suite: str) -> pd.DataFrame:

@@ -42,6 +42,10 @@ class MongoSource:
     def fingerprint(self, run_id: str) -> str:
         raise UserError("records in a database are never cached: load them without a cache")
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        documents = self._documents(run_id)
+        return documents[max(documents)]["config"] if documents else None
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         documents = self._documents(run_id)
         attempts = [{**_origin(documents[number]), "attempt": number} for number in documents]
@@ -69,6 +73,10 @@ class MongoSource:
         points = Points(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
         config = documents[max(documents)]["config"]
         return run_row(run_id, config, attempts, points, [])
+
+    def metric_names(self, run_id: str) -> list[str]:
+        ids = [one["_id"] for one in self._documents(run_id).values()]
+        return sorted(_database(self._url)["metrics"].distinct("name", {"run_id": {"$in": ids}}))
 
     def status(self, run_id: str) -> dict[str, Any]:
         last = self._documents(run_id)[max(self._attempts[run_id])]

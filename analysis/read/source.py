@@ -12,7 +12,8 @@ from dreamer.errors import UserError
 
 METRICS = ("evaluate_return", "episode_return")  # always read
 UNKNOWN_ATTEMPT = 0  # attempts are numbered from 1
-PROVENANCE_KEYS = ("code", "started", "executor", "command", "renderer", "overrides", "suites")
+PROVENANCE_KEYS = ("code", "started", "executor", "command", "renderer", "overrides", "suites",
+                   "own")  # fmt: skip
 
 
 class Points(NamedTuple):
@@ -44,8 +45,14 @@ class Source(Protocol):
     def fingerprint(self, run_id: str) -> str:
         """Changes whenever the run's values, settings or provenance change."""
 
+    def config(self, run_id: str) -> dict[str, Any] | None:
+        """The run's settings; None where they cannot be read."""
+
     def read(self, run_id: str, metrics: Sequence[str]) -> RunRow:
         """Settings, provenance and the chosen metrics; raises UserError for a damaged run."""
+
+    def metric_names(self, run_id: str) -> list[str]:
+        """The metrics that the run has values of."""
 
     def status(self, run_id: str) -> dict[str, Any]:
         """The run's last known `status` and `error`; never cached."""

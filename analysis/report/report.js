@@ -1,248 +1,380 @@
 "use strict";
-// Interactive curves: one SVG panel per task. Data: the JSON that report.py puts into the page.
+// Interactive curves, drawn by plotly.js: a panel per task. The page holds plotly.js (gzip, base64)
+// and the numbers of report.py (JSON). Pictures, videos and panels are made when they are seen.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const W = 360, H = 230, LEFT = 42, RIGHT = 10, TOP = 24, BOTTOM = 36;
-const SVG = "http://www.w3.org/2000/svg";
+const MANY_POINTS = 15; // more points than these are a line without marks
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const touch = matchMedia("(pointer: coarse)");
 
-function element(name, attributes, parent, text) {
-  const node = document.createElementNS(SVG, name);
-  for (const key in attributes) node.setAttribute(key, attributes[key]);
-  if (text !== undefined) node.textContent = text;
-  if (parent) parent.appendChild(node);
+// --- small helpers ---------------------------------------------------------------------------
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes))
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value !== false) node.setAttribute(key, value);
+  node.append(...children);
   return node;
 }
 
-function short(value) {
-  for (const [unit, word] of [[1e9, "B"], [1e6, "M"], [1e3, "K"]])
-    if (Math.abs(value) >= unit) return +(value / unit).toPrecision(3) + word;
-  return String(+value.toPrecision(3));
+function save(name, text) {
+  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-function ticks(low, high, count) {
-  const span = (high - low) || 1, rough = span / count;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((s) => s >= rough);
-  const found = [];
-  for (let t = Math.ceil(low / step) * step; t <= high + step * 1e-9; t += step) found.push(t);
-  return found;
+function csv(rows) {
+  const cell = (value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    return /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return rows.map((row) => row.map(cell).join(",") + "\n").join("");
 }
+
+const tip = make("div", { class: "tip", role: "status" });
+tip.hidden = true;
+document.body.append(tip);
+// A pointer that rests over a scrolled page leaves its panel by itself; a finger does not.
+addEventListener("scroll", () => { tip.hidden ||= touch.matches; }, { passive: true });
+
+let plotly;
+function loadPlotly() {
+  plotly ??= (async () => {
+    const bytes = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    document.head.append(make("script", {}, await new Response(stream).text()));
+    return window.Plotly;
+  })();
+  return plotly;
+}
+
+// Calls `show(node)` once for each node, when it is about to be seen.
+function whenSeen(nodes, show) {
+  const observer = new IntersectionObserver((entries) => {
+    for (const entry of entries)
+      if (entry.isIntersecting) {
+        observer.unobserve(entry.target);
+        show(entry.target);
+      }
+  }, { rootMargin: "300px" });
+  nodes.forEach((node) => observer.observe(node));
+}
+
+const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+
+// A colour of the white pages, lighter where the page is dark and it could not be seen.
+function onPage(colour, alpha = 1) {
+  let [r, g, b] = rgb(colour);
+  if (dark.matches && 0.2126 * r + 0.7152 * g + 0.0722 * b < 110)
+    [r, g, b] = [r, g, b].map((v) => Math.round(v + (255 - v) * 0.45));
+  return `rgba(${r},${g},${b},${alpha})`;
+}
+
+const value = (y) => y === null ? "" : String(+y.toPrecision(Math.abs(y) >= 1000 ? 6 : 3));
+
+// --- curves ----------------------------------------------------------------------------------
 
 class Panel {
-  constructor(box, suite, task) {
-    this.suite = suite;
+  constructor(curves, task) {
+    this.curves = curves;
+    this.suite = curves.suite;
     this.task = task;
-    this.lines = suite.lines.filter((line) => line.task === task);
-    this.seeds = suite.seeds.filter((line) => line.task === task);
-    this.published = suite.published.filter((line) => line.task === task);
-    this.node = document.createElement("div");
-    this.node.className = "panel";
-    this.node.dataset.task = task;
-    this.tip = document.createElement("div");
-    this.tip.className = "tip";
-    this.tip.hidden = true;
-    box.appendChild(this.node);
-    this.zoom = null;
-    this.drag = null;
-    this.draw(new Set());
+    this.title = this.suite.tasks[task];
+    const of = (lines) => lines.filter((line) => line.task === task);
+    this.lines = of(this.suite.lines);
+    this.seeds = of(this.suite.seeds);
+    this.levels = of(this.suite.levels);
+    this.xs = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
+    this.plot = make("div", {
+      class: "plot", tabindex: 0, role: "img", onkeydown: (event) => this.key(event), onblur: () => { tip.hidden = true; },
+      "aria-label": `${this.title}. Arrow keys show values, + and - zoom, 0 shows all.`,
+    });
+    this.enlarge = make("button", { type: "button", class: "one-panel", onclick: () => curves.choose(curves.one ? "" : task) });
+    this.node = make("div", { class: "panel", "data-task": task },
+      make("div", { class: "bar" }, make("h4", {}, this.title), this.enlarge,
+        make("button", { type: "button", class: "png", onclick: () => this.png() }, "PNG")),
+      this.plot);
+    this.at = -1;
+    this.seen = false;
+    whenSeen([this.plot], () => { this.seen = true; this.draw(); });
+  }
+
+  // Lowest and highest y of what is shown.
+  extent() {
+    const ys = this.levels.filter((line) => this.curves.shows(line.method)).map((line) => line.level);
+    for (const line of this.lines)
+      if (this.curves.shows(line.method)) ys.push(...line.mean, ...line.low, ...line.high);
+    for (const line of this.seeds)
+      if (this.curves.shows(line.method)) ys.push(...line.y);
+    const finite = ys.filter((y) => y !== null);
+    return finite.length ? [Math.min(0, ...finite), Math.max(...finite)] : [0, 1];
+  }
+
+  traces() {
+    const found = [], single = this.curves.single.checked;
+    const whole = this.suite.steps || this.xs.length < 2 ? [0, ...this.xs] : this.xs;
+    const look = (line) => this.suite.methods[line.method];
+    for (const line of this.levels.filter((one) => this.curves.shows(one.method)))
+      found.push({
+        x: whole, y: whole.map(() => line.level), mode: "lines",
+        line: { color: onPage(look(line).colour), width: 1.2, dash: look(line).dash },
+        text: whole.map(() => `${look(line).label} ${value(line.level)}`), hoverinfo: single ? "skip" : "none",
+      });
+    const shown = this.lines.filter((one) => this.curves.shows(one.method));
+    for (const line of shown) {
+      const kept = line.x.map((_, i) => i).filter((i) => line.low[i] !== null);
+      if (kept.length < 2) continue;
+      const back = [...kept].reverse();
+      found.push({
+        x: [...kept, ...back].map((i) => line.x[i]),
+        y: [...kept.map((i) => line.high[i]), ...back.map((i) => line.low[i])],
+        mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: onPage(look(line).colour, 0.16), hoverinfo: "skip",
+      });
+    }
+    for (const line of this.seeds.filter((one) => this.curves.shows(one.method)))
+      found.push({
+        x: line.x, y: line.y, mode: "lines", opacity: single ? 0.9 : 0.35,
+        line: { color: onPage(look(line).colour), width: single ? 1.3 : 0.8 }, hoverinfo: single ? "none" : "skip",
+        text: line.y.map((y) => `${line.run}: ${value(y)}`),
+      });
+    for (const line of shown) {
+      const { colour, symbol, dash, label } = look(line);
+      const full = line.x.map((_, i) => line.n[i] >= line.planned);
+      const band = (i) => line.low[i] === null ? "" : ` [${value(line.low[i])}, ${value(line.high[i])}]`;
+      const base = { x: line.x, line: { color: onPage(colour), width: 2, dash } };
+      const few = line.x.length <= MANY_POINTS;
+      // Dotted where fewer runs than planned contribute to the mean.
+      found.push({
+        ...base, y: line.mean, mode: few ? "lines+markers" : "lines", name: label,
+        line: { ...base.line, dash: full.every(Boolean) ? dash : "dot" },
+        marker: { symbol, size: 7, color: onPage(colour) },
+        text: line.x.map((x, i) => `${label} ${value(line.mean[i])}${band(i)}, ${line.n[i]} of ${line.planned} runs`),
+        hoverinfo: single ? "skip" : "none", meta: line.method,
+      });
+      if (!full.every(Boolean))
+        found.push({ ...base, y: line.mean.map((y, i) => full[i] ? y : null), mode: "lines", hoverinfo: "skip" });
+    }
+    return found;
+  }
+
+  layout() {
+    const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    const grid = { gridcolor: css("--line"), linecolor: css("--soft"), zeroline: false, automargin: true, nticks: 6 };
+    const [low, high] = this.curves.same.checked ? this.curves.extent() : this.extent();
+    const room = (high - low || 1) * 0.04, last = this.xs.at(-1) || 1;
+    return {
+      margin: { l: 56, r: 14, t: 8, b: 44 }, showlegend: false, autosize: true,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") },
+      xaxis: {
+        ...grid, title: { text: this.suite.xLabel, standoff: 6 }, exponentformat: "SI",
+        showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: css("--soft"),
+        ...(this.suite.steps ? { range: [0, last * 1.01] } : { tickvals: this.xs }),
+      },
+      yaxis: { ...grid, title: { text: this.suite.yLabel, standoff: 6 }, exponentformat: "none", range: [low - room, high + room] },
+      hovermode: this.curves.single.checked ? "closest" : "x", hoverdistance: 30,
+      dragmode: touch.matches ? false : "zoom",
+    };
+  }
+
+  async draw() {
+    this.enlarge.textContent = this.curves.one ? "All panels" : "Enlarge";
+    if (!this.seen || this.node.hidden) return;
+    try {
+      const Plotly = await loadPlotly();
+      await Plotly.react(this.plot, this.traces(), this.layout(), { displayModeBar: false, responsive: true });
+      if (!this.node.dataset.drawn) {
+        this.plot.on("plotly_hover", ({ points, event }) => {
+          points.sort((a, b) => !a.data.meta - !b.data.meta || a.curveNumber - b.curveNumber);
+          this.tell(points[0].x, points.map((one) => [one.data.line.color, one.data.text[one.pointNumber]]), event);
+        });
+        this.plot.on("plotly_unhover", () => { tip.hidden = true; });
+      }
+      this.node.dataset.drawn = "true";
+    } catch (error) {
+      this.plot.textContent = `The curves cannot be drawn in this browser (${error.message}). The figures below show them, too.`;
+    }
+  }
+
+  // Shows values at an x beside it and the pointer, inside of the window. rows: [colour, text] each.
+  tell(x, rows, pointer) {
+    const row = ([colour, text]) => make("div", {}, make("i", { style: `background: ${colour}` }), text);
+    tip.replaceChildren(make("b", {}, `${this.suite.xLabel}: ${x.toLocaleString("en")}`), ...rows.map(row));
+    tip.hidden = false;
+    const box = this.plot.getBoundingClientRect(), axis = this.plot._fullLayout.xaxis;
+    const at = box.left + axis._offset + axis.d2p(x), { width, height } = tip.getBoundingClientRect();
+    const right = Math.max(at, pointer?.clientX ?? at) + 14;
+    const left = right + width < innerWidth ? right : Math.min(at, pointer?.clientX ?? at) - 14 - width;
+    const top = (pointer?.clientY ?? box.top + box.height / 2) - height / 2;
+    // Where there is room at neither side, as on a phone, it stands below the panel.
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${left < 0 ? box.bottom : Math.max(4, Math.min(top, innerHeight - height - 4))}px`;
+  }
+
+  async png() {
+    const Plotly = await loadPlotly();
+    const css = getComputedStyle(document.documentElement), paper = css.getPropertyValue("--paper").trim();
+    const layout = { ...this.layout(), title: { text: this.title, font: { size: 15 } }, paper_bgcolor: paper, plot_bgcolor: paper, showlegend: true };
+    layout.margin = { ...layout.margin, t: 40 };
+    const data = this.traces().map((trace) => ({ ...trace, showlegend: Boolean(trace.name) }));
+    await Plotly.downloadImage({ data, layout }, { format: "png", width: 900, height: 520, scale: 2, filename: `${this.curves.name}-${this.task.replace(/\W/g, "-")}` });
+  }
+
+  key(event) {
+    const Plotly = window.Plotly;
+    if (!Plotly || !this.node.dataset.drawn || event.ctrlKey || event.metaKey) return;
+    const zoom = (factor) => {
+      const [low, high] = this.plot.layout.xaxis.range, middle = this.xs[this.at] ?? (low + high) / 2;
+      Plotly.relayout(this.plot, { "xaxis.range": [middle + (low - middle) * factor, middle + (high - middle) * factor] });
+    };
+    const step = (by) => {
+      this.at = Math.max(0, Math.min(this.xs.length - 1, this.at + by));
+      const x = this.xs[this.at];
+      const rows = this.plot.data.filter((trace) => trace.meta).map((trace) => [trace.line.color, trace.text[trace.x.indexOf(x)]]);
+      this.tell(x, rows.filter(([, text]) => text));
+    };
+    const act = { ArrowRight: () => step(1), ArrowLeft: () => step(-1), "+": () => zoom(0.6), "-": () => zoom(1 / 0.6), 0: () => this.draw(), Escape: () => { tip.hidden = true; } }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+}
+
+class Curves {
+  constructor(box) {
+    this.name = box.dataset.suite;
+    this.suite = DATA[this.name];
+    this.hidden = new Set();
+    this.one = "";
+    const redraw = () => this.draw();
+    this.same = make("input", { type: "checkbox", class: "same", onchange: redraw });
+    this.same.checked = this.suite.sameScale;
+    this.single = make("input", { type: "checkbox", class: "single", onchange: redraw });
+    this.buttons = Object.keys(this.suite.methods).map((method) => this.button(method));
+    this.tasks = make("select", { class: "tasks", onchange: (event) => this.choose(event.target.value) }, make("option", { value: "" }, "all"),
+      ...Object.entries(this.suite.tasks).map(([task, title]) => make("option", { value: task }, title)));
+    this.hint = make("p", { class: "hint" });
+    this.grid = make("div", { class: "panels" });
+    const words = (text, node) => make("label", {}, node, ` ${text}`);
+    box.append(
+      make("div", { class: "choices methods" }, ...this.buttons,
+        make("button", { type: "button", class: "all", onclick: () => this.show(() => true) }, "All"),
+        make("button", { type: "button", class: "none", onclick: () => this.show(() => false) }, "None")),
+      make("div", { class: "choices" }, make("label", {}, "Task ", this.tasks), words("one y-axis for all", this.same),
+        ...(this.suite.seeds.length ? [words("single runs", this.single)] : []),
+        make("button", { type: "button", class: "csv", onclick: () => save(`${this.name}-curves.csv`, this.csv()) }, "Download CSV")),
+      this.hint, this.grid);
+    this.panels = Object.keys(this.suite.tasks).map((task) => new Panel(this, task));
+    this.grid.append(...this.panels.map((panel) => panel.node));
+    this.grid.classList.toggle("one", this.panels.length === 1);
+    if (this.panels.length === 1) this.panels[0].enlarge.hidden = true;
+    dark.addEventListener("change", () => { this.paint(); this.draw(); });
+    this.paint();
+    this.draw();
+  }
+
+  button(method) {
+    const { label } = this.suite.methods[method];
+    const node = make("button", {
+      type: "button", class: "method", title: "Show or hide; alone: double-click, or Shift and Enter",
+      onclick: (event) => this.show((one) => event.shiftKey ? one === method : this.shows(one) !== (one === method)),
+      ondblclick: () => this.show((one) => one === method),
+    });
+    node.innerHTML = '<svg viewBox="0 0 26 10" aria-hidden="true"><line x1="0" x2="26" y1="5" y2="5" stroke-width="3"/></svg>';
+    node.append(label);
+    node.dataset.method = method;
+    return node;
+  }
+
+  paint() {
+    for (const node of this.buttons) {
+      const { colour, dash } = this.suite.methods[node.dataset.method], line = node.querySelector("line");
+      line.setAttribute("stroke", onPage(colour));
+      line.setAttribute("stroke-dasharray", dash === "solid" ? "none" : dash.replaceAll("px", ""));
+    }
+  }
+
+  shows(method) { return !this.hidden.has(method); }
+
+  show(wanted) {
+    this.hidden = new Set(Object.keys(this.suite.methods).filter((method) => !wanted(method)));
+    this.draw();
+  }
+
+  choose(task) {
+    this.one = task;
+    this.tasks.value = task;
+    this.grid.classList.toggle("one", Boolean(task) || this.panels.length === 1);
+    for (const panel of this.panels) panel.node.hidden = Boolean(task) && panel.task !== task;
+    this.draw();
   }
 
   extent() {
-    if (this.zoom) return this.zoom;
-    const xs = this.lines.flatMap((line) => line.x);
-    if (this.suite.xLabel !== "Environment steps") return [Math.min(...xs), Math.max(...xs)];
-    return [0, Math.max(1, ...xs)];
+    const all = this.panels.map((panel) => panel.extent());
+    return [Math.min(...all.map((one) => one[0])), Math.max(...all.map((one) => one[1]))];
   }
 
-  draw(hidden) {
-    this.hidden = hidden;
-    const shown = this.lines.filter((line) => !hidden.has(line.method));
-    const [x0, x1] = this.extent();
-    const ys = [0];
-    for (const line of shown)
-      line.x.forEach((x, i) => {
-        if (x >= x0 && x <= x1)
-          for (const y of [line.mean[i], line.low[i], line.high[i]]) if (y !== null) ys.push(y);
-      });
-    this.published.forEach((line) => ys.push(line.score));
-    const y0 = Math.min(...ys), y1 = Math.max(...ys) * 1.04 || 1;
-    this.x = (v) => LEFT + (v - x0) / ((x1 - x0) || 1) * (W - LEFT - RIGHT);
-    this.y = (v) => H - BOTTOM - (v - y0) / ((y1 - y0) || 1) * (H - TOP - BOTTOM);
-    this.back = (px) => x0 + (px - LEFT) / (W - LEFT - RIGHT) * (x1 - x0);
-    const svg = element("svg", { viewBox: `0 0 ${W} ${H}`, role: "img" });
-    element("title", {}, svg, this.suite.tasks[this.task]);
-    element("text", { x: W / 2, y: 14, "text-anchor": "middle", class: "title" }, svg, this.suite.tasks[this.task]);
-    this.axes(svg, [x0, x1], [y0, y1]);
-    const id = "clip-" + Math.random().toString(36).slice(2);
-    const clip = element("clipPath", { id }, element("defs", {}, svg));
-    element("rect", { x: LEFT, y: TOP - 6, width: W - LEFT - RIGHT, height: H - TOP - BOTTOM + 6 }, clip);
-    this.area = element("g", { "clip-path": `url(#${id})` }, svg);
-    for (const line of this.published) {
-      const y = this.y(line.score);
-      element("line", { x1: LEFT, x2: W - RIGHT, y1: y, y2: y, stroke: line.colour, "stroke-dasharray": "5 3" }, this.area);
-      element("text", { x: W - RIGHT - 2, y: y - 3, "text-anchor": "end" }, this.area, line.label);
-    }
-    this.seeds.filter((line) => !hidden.has(line.method)).forEach((line) => this.seed(line, 0.7, 0.3, this.area));
-    shown.forEach((line) => this.line(line));
-    this.mark = element("g", {}, svg);
-    this.listen(svg);
-    this.node.replaceChildren(svg, this.tip);
+  draw() {
+    for (const node of this.buttons) node.setAttribute("aria-pressed", String(this.shows(node.dataset.method)));
+    const axes = this.panels.length < 2 ? "" : this.same.checked ? " All panels have the same y-axis." : " Each panel has its own y-axis.";
+    const dots = this.suite.lines.some((line) => line.n.some((n) => n < line.planned)) ? " Dotted: fewer runs than planned." : "";
+    this.hint.textContent = `${this.suite.yLabel}: mean over seeds; shade: ${this.suite.band}.${axes}${dots} ` +
+      `${this.suite.seeds.length ? "Thin: single runs. " : ""}${touch.matches ? "Tap a curve for its values, tap a method twice to see it alone." : "Drag to zoom, double-click to see all. Double-click a method to see it alone."}`;
+    for (const panel of this.panels) panel.draw();
   }
 
-  axes(svg, [x0, x1], [y0, y1]) {
-    for (const t of ticks(y0, y1, 4)) {
-      element("line", { x1: LEFT, x2: W - RIGHT, y1: this.y(t), y2: this.y(t), class: "grid" }, svg);
-      element("text", { x: LEFT - 5, y: this.y(t) + 4, "text-anchor": "end" }, svg, short(t));
-    }
-    for (const t of ticks(x0, x1, 4)) {
-      element("line", { x1: this.x(t), x2: this.x(t), y1: TOP, y2: H - BOTTOM, class: "grid" }, svg);
-      element("text", { x: this.x(t), y: H - BOTTOM + 14, "text-anchor": "middle" }, svg, short(t));
-    }
-    element("text", { x: (LEFT + W) / 2, y: H - 6, "text-anchor": "middle" }, svg, this.suite.xLabel);
-  }
-
-  line(line) {
-    const colour = this.suite.methods[line.method].colour;
-    let upper = "", lower = "";
-    line.x.forEach((x, i) => {
-      if (line.low[i] === null) return;
-      upper += `${this.x(x)},${this.y(line.high[i])} `;
-      lower = `${this.x(x)},${this.y(line.low[i])} ` + lower;
-    });
-    if (upper) element("polygon", { points: upper + lower, fill: colour, opacity: 0.16 }, this.area);
-    // The line is dotted where fewer runs than planned contribute to the mean.
-    for (let i = 1; i < line.x.length; i++) {
-      if (line.mean[i] === null || line.mean[i - 1] === null) continue;
-      const whole = line.n[i] >= line.planned && line.n[i - 1] >= line.planned;
-      element("line", {
-        x1: this.x(line.x[i - 1]), y1: this.y(line.mean[i - 1]), x2: this.x(line.x[i]), y2: this.y(line.mean[i]),
-        stroke: colour, "stroke-width": 2, "stroke-linecap": "round", "stroke-dasharray": whole ? "none" : "1 4",
-      }, this.area);
-    }
-    if (line.x.length === 1 && line.mean[0] !== null)
-      element("circle", { cx: this.x(line.x[0]), cy: this.y(line.mean[0]), r: 3, fill: colour }, this.area);
-  }
-
-  seed(line, width, opacity, parent) {
-    let path = "", pen = "M";
-    line.x.forEach((x, i) => {
-      if (line.y[i] === null) { pen = "M"; return; }
-      path += `${pen}${this.x(x).toFixed(1)},${this.y(line.y[i]).toFixed(1)}`;
-      pen = "L";
-    });
-    const colour = this.suite.methods[line.method].colour;
-    element("path", { d: path, fill: "none", stroke: colour, "stroke-width": width, opacity }, parent);
-  }
-
-  // The run whose curve passes nearest to a point of the panel.
-  nearest(px, py) {
-    let best = null, distance = Infinity;
-    for (const line of this.seeds) {
-      if (this.hidden.has(line.method)) continue;
-      line.x.forEach((x, i) => {
-        if (line.y[i] === null) return;
-        const d = Math.hypot((this.x(x) - px) * 1.5, this.y(line.y[i]) - py);
-        if (d < distance) { distance = d; best = [line, i]; }
-      });
-    }
-    return best;
-  }
-
-  listen(svg) {
-    const at = (event) => {
-      const box = svg.getBoundingClientRect();
-      return [(event.clientX - box.left) / box.width * W, (event.clientY - box.top) / box.height * H];
-    };
-    svg.addEventListener("pointermove", (event) => this.move(...at(event)));
-    svg.addEventListener("pointerleave", () => { this.tip.hidden = true; this.drag = null; this.mark.replaceChildren(); });
-    svg.addEventListener("pointerdown", (event) => { this.drag = at(event)[0]; this.move(...at(event)); });
-    svg.addEventListener("pointerup", (event) => {
-      const from = this.drag, to = at(event)[0];
-      this.drag = null;
-      if (from === null || Math.abs(to - from) < 12) return;
-      this.zoom = [Math.min(from, to), Math.max(from, to)].map((px) => Math.max(0, this.back(px)));
-      this.draw(this.hidden);
-    });
-    svg.addEventListener("dblclick", () => { this.zoom = null; this.draw(this.hidden); });
-  }
-
-  move(px, py) {
-    this.mark.replaceChildren();
-    if (this.drag !== null && Math.abs(px - this.drag) >= 12)
-      element("rect", { x: Math.min(px, this.drag), y: TOP, width: Math.abs(px - this.drag), height: H - TOP - BOTTOM, class: "brush" }, this.mark);
-    const rows = [];
-    for (const line of this.lines) {
-      if (this.hidden.has(line.method)) continue;
-      let best = -1;
-      line.x.forEach((x, i) => {
-        if (line.mean[i] !== null && (best < 0 || Math.abs(this.x(x) - px) < Math.abs(this.x(line.x[best]) - px))) best = i;
-      });
-      if (best < 0) continue;
-      const method = this.suite.methods[line.method];
-      element("circle", { cx: this.x(line.x[best]), cy: this.y(line.mean[best]), r: 3.5, fill: method.colour }, this.mark);
-      rows.push([line, best, method]);
-    }
-    this.tip.replaceChildren();
-    for (const [line, i, method] of rows) {
-      const row = document.createElement("div");
-      const name = document.createElement("b");
-      name.textContent = method.label;
-      name.style.color = method.colour;
-      const spread = line.low[i] === null ? "" : ` [${line.low[i].toFixed(0)}, ${line.high[i].toFixed(0)}]`;
-      row.append(name, ` ${line.mean[i].toFixed(0)}${spread} at ${short(line.x[i])}, ${line.n[i]} of ${line.planned} runs`);
-      this.tip.append(row);
-    }
-    const near = this.nearest(px, py);
-    if (near) {
-      const [line, i] = near, row = document.createElement("div");
-      this.seed(line, 2, 1, this.mark);
-      row.className = "hint run";
-      row.textContent = `${line.run}: ${line.y[i].toFixed(0)} at ${short(line.x[i])}`;
-      this.tip.append(row);
-    }
-    this.tip.hidden = rows.length === 0;
-    this.tip.style.top = "102%";
-    this.tip.style.left = "0";
+  csv() {
+    const rows = this.suite.lines.flatMap((line) => line.x.map((x, i) =>
+      [line.task, line.method, x, line.mean[i], line.low[i], line.high[i], line.n[i], line.planned]));
+    return csv([["task", "method", this.suite.x, "mean", "low", "high", "runs", "planned"], ...rows]);
   }
 }
 
-function button(label, colour, pressed, click) {
-  const node = document.createElement("button");
-  node.type = "button";
-  node.setAttribute("aria-pressed", String(pressed));
-  if (colour) {
-    const dot = document.createElement("i");
-    dot.style.background = colour;
-    node.append(dot);
-  }
-  node.append(label);
-  node.addEventListener("click", () => {
-    const now = node.getAttribute("aria-pressed") !== "true";
-    node.setAttribute("aria-pressed", String(now));
-    click(now);
-  });
-  return node;
+// --- the table of runs -----------------------------------------------------------------------
+
+function runTable(table) {
+  const box = table.closest("details"), search = box.querySelector(".search"), state = box.querySelector(".state");
+  const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+  const text = (row, place) => row.cells[place].textContent;
+  const filter = () => {
+    const words = search.value.toLowerCase().split(/\s+/);
+    for (const row of rows) {
+      const content = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => content.includes(word)) || Boolean(state.value && !row.classList.contains(state.value));
+    }
+    const count = rows.filter((row) => !row.hidden).length;
+    box.querySelector(".found").textContent = count === rows.length ? "" : `${count} of ${rows.length} runs`;
+  };
+  search.addEventListener("input", filter);
+  state.addEventListener("change", filter);
+  heads.forEach((head, place) => head.querySelector("button").addEventListener("click", () => {
+    const down = head.getAttribute("aria-sort") === "ascending";
+    heads.forEach((one) => one.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const sorted = [...rows].sort((a, b) =>
+      text(a, place).localeCompare(text(b, place), "en", { numeric: true }) * (down ? -1 : 1));
+    const number = (row) => Number(text(row, place).replaceAll(",", ""));
+    const known = rows.filter((row) => Number.isFinite(number(row)));
+    // A column of numbers is sorted by them; cells without a number come last.
+    if (known.length && rows.every((row) => known.includes(row) || text(row, place) === "–"))
+      sorted.sort((a, b) => !known.includes(a) - !known.includes(b) || (number(a) - number(b)) * (down ? -1 : 1) || 0);
+    body.append(...sorted);
+  }));
+  box.querySelector(".csv").addEventListener("click", () => save(`${table.dataset.suite}-runs.csv`,
+    csv([heads.map((head) => head.textContent), ...[...body.rows].filter((row) => !row.hidden).map((row) => heads.map((_, place) => text(row, place)))])));
 }
 
-for (const box of document.querySelectorAll(".curves")) {
-  const suite = DATA[box.dataset.suite];
-  const hidden = new Set();
-  const methods = document.createElement("div"), tasks = document.createElement("div"), panels = document.createElement("div");
-  methods.className = "choices methods";
-  tasks.className = "choices tasks";
-  panels.className = "panels";
-  const hint = document.createElement("p");
-  hint.className = "hint";
-  hint.textContent = `${suite.yLabel}: mean over seeds, shade: ${suite.band}. Point at a curve for numbers and runs; drag to zoom, double-click to see all again.`;
-  box.append(methods, tasks, hint, panels);
-  const all = {};
-  for (const task in suite.tasks) {
-    all[task] = new Panel(panels, suite, task);
-    tasks.append(button(suite.tasks[task], null, true, (on) => { all[task].node.hidden = !on; }));
-  }
-  for (const method in suite.methods)
-    methods.append(button(suite.methods[method].label, suite.methods[method].colour, true, (on) => {
-      if (on) hidden.delete(method); else hidden.add(method);
-      for (const task in all) all[task].draw(hidden);
-    }));
+// --- the page --------------------------------------------------------------------------------
+
+function openTarget() {
+  const section = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  section?.querySelector("details")?.setAttribute("open", "");
+  section?.scrollIntoView();
 }
+
+document.querySelectorAll(".curves").forEach((box) => new Curves(box));
+document.querySelectorAll("table.runs").forEach(runTable);
+whenSeen(document.querySelectorAll("[data-src]"), (node) => { node.src = node.dataset.src; });
+addEventListener("hashchange", openTarget);
+if (location.hash) openTarget();
 document.body.dataset.ready = "true";

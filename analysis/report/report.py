@@ -1,40 +1,50 @@
 """One self-contained HTML page: figures, tables, verdict, videos, runs, interactive curves.
 
-The page works offline: pictures are data URLs, script and style are embedded. report.html.j2 holds
-its text and escapes everything that it shows; this module prepares the numbers.
+The page works offline: pictures are data URLs, plotly.js (of the package plotly), script and style
+are embedded. report.html.j2 holds its text and escapes everything that it shows; this module
+prepares the numbers.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from analysis.count import statistics, verdict
-from analysis.count.methods import PUBLISHED_STYLES
+from analysis.count.averages import common_range
+from analysis.count.methods import PUBLISHED_STYLES, Style
 from analysis.count.summary import Completeness, Summary
 from analysis.draw import tables
-from analysis.draw.images import error_image
+from analysis.draw.images import ERROR_WORDS
 from analysis.draw.page import RC, pretty
-from analysis.draw.suite import Drawn, metric_label, prediction_title
+from analysis.draw.suite import Drawn, levels, metric_label, prediction_title
 from analysis.read.predictions import Prediction
+from analysis.report.videos import webm
 from dreamer.run_folder import write_text
 
 HERE = Path(__file__).resolve().parent
 PICTURE_DPI = 130
-VIDEO_MS_PER_FRAME = 80
-MAX_VIDEOS = 24  # per suite; each weighs about 100 KB
+MAX_VIDEOS = 24  # per suite; each weighs about 40 KB
+OPEN_SUITES = 2  # suites that are unfolded when the page opens
+# Markers of matplotlib -> symbols of Plotly.
+SYMBOLS = {
+    "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
+    "P": "cross", "X": "x", "<": "triangle-left", ">": "triangle-right", "h": "hexagon",
+    "*": "star", "d": "diamond-tall", "p": "pentagon", "8": "octagon",
+}  # fmt: skip
 RUN_HEAD = ("run", "state", "env_steps", "score", "attempts", "code", "host", "started", "command")
 
 
@@ -67,12 +77,21 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         synthetic=any(one.summary.synthetic for one in sections),
         caveat=verdict.CAVEAT,
         run_head=RUN_HEAD,
+        error_words=ERROR_WORDS,
+        open_suites=OPEN_SUITES,
+        plotly=Markup(_plotly()),
         data=Markup(packed),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "report.js").read_text(encoding="utf-8")),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
+
+
+def _plotly() -> str:
+    """plotly.js, compressed: a third of its size, and read only when curves are seen."""
+    script = files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(script, mtime=0)).decode()
 
 
 def _content(section: Section) -> dict[str, Any]:
@@ -107,8 +126,8 @@ def _picture(one: Drawn) -> Picture:
 
 
 def _video(summary: Summary, one: Prediction) -> dict[str, str]:
-    """An open-loop prediction as an animated picture: truth, model and error side by side."""
-    url = _data_url("image/gif", gif(one.truth, one.model, one.context))
+    """An open-loop prediction as a video: truth, model and error side by side."""
+    url = _data_url("video/webm", webm(one.truth, one.model, one.context))
     return {"title": prediction_title(summary, one), "url": url}
 
 
@@ -120,74 +139,82 @@ def _data_url(kind: str, data: bytes) -> str:
 
 
 def curve_data(summary: Summary) -> dict[str, Any]:
-    """What report.js draws for each task: mean and band of each method, runs, published scores."""
-    if summary.x and summary.is_sweep:
-        return _data(summary, summary.scores, "x", summary.x.label)
-    data = _data(summary, summary.curves, "env_steps", "Environment steps")
-    data["seeds"] = _seed_lines(summary)
-    return data
+    """What report.js draws for each task: mean and band of each method, runs, constant levels."""
+    sweep = summary.x is not None and summary.is_sweep
+    styles = dict(summary.styles)
+    constant = []
+    for row in levels(summary).itertuples():
+        styles[f"published {row.method}"] = PUBLISHED_STYLES[row.method]
+        level = float(row.score_mean)
+        constant.append({"task": row.task, "method": f"published {row.method}", "level": level})
+    lines = _lines(summary.scores, "x") if sweep else _lines(summary.curves, "env_steps")
+    if summary.reference is not None and len(summary.reference) and not sweep:
+        styles["released"] = PUBLISHED_STYLES["dreamer"]
+        released = summary.reference.assign(method="released")
+        lines += _lines(released.assign(n_expected=released["n"]), "env_steps")
+    return {
+        "x": summary.x.setting if summary.x and sweep else "env_steps",
+        "xLabel": summary.x.label if summary.x and sweep else "Environment steps",
+        "yLabel": metric_label(summary.metric),
+        "steps": not sweep,
+        "band": statistics.BANDS[summary.band][0],
+        "sameScale": common_range(summary.scale, summary.tasks) is not None,
+        "tasks": {task: pretty(task) for task in summary.tasks},
+        "methods": {method: _look(style) for method, style in styles.items()},
+        "lines": lines,
+        "seeds": [] if sweep else _seed_lines(summary),
+        "levels": constant,
+    }
+
+
+def _look(style: Style) -> dict[str, str]:
+    dash = (
+        "solid" if style.line == "-" else ",".join(f"{2 * length:g}px" for length in style.line[1])
+    )
+    return {
+        "label": style.label,
+        "colour": style.colour,
+        "dash": dash,
+        "symbol": SYMBOLS.get(style.marker, "circle"),
+    }
+
+
+def _lines(table: pd.DataFrame, x: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": task,
+            "method": method,
+            "x": [float(value) if value % 1 else int(value) for value in rows[x]],
+            "mean": _numbers(rows["mean"]),
+            "low": _numbers(rows["low"]),
+            "high": _numbers(rows["high"]),
+            "n": [int(n) for n in rows["n"]],
+            "planned": int(rows["n_expected"].iloc[0]),
+        }
+        for (task, method), rows in table.sort_values(x, kind="stable").groupby(
+            ["task", "method"], sort=False
+        )
+    ]
 
 
 def _seed_lines(summary: Summary) -> list[dict[str, Any]]:
     """Each run's binned curve."""
     runs = summary.runs.set_index("run_id")
-    lines = []
-    for run_id, rows in summary.binned.groupby("run_id", sort=True):
-        if run_id in runs.index:
-            run = runs.loc[run_id]
-            lines.append(
-                {
-                    "run": run_id,
-                    "task": run["task"],
-                    "method": run["method"],
-                    "seed": int(run["seed"]),
-                    "x": [int(value) for value in rows["env_steps"]],
-                    "y": _numbers(rows["value"]),
-                }
-            )
-    return lines
-
-
-def _data(summary: Summary, table: pd.DataFrame, x: str, x_label: str) -> dict[str, Any]:
-    lines = []
-    for (task, method), rows in table.groupby(["task", "method"], sort=False):
-        lines.append(
-            {
-                "task": task,
-                "method": method,
-                "x": [float(value) if value % 1 else int(value) for value in rows[x]],
-                "mean": _numbers(rows["mean"]),
-                "low": _numbers(rows["low"]),
-                "high": _numbers(rows["high"]),
-                "n": [int(n) for n in rows["n"]],
-                "planned": int(rows["n_expected"].iloc[0]),
-            }
-        )
-    return {
-        "xLabel": x_label,
-        "yLabel": metric_label(summary.metric),
-        "band": statistics.BANDS[summary.band][0],
-        "tasks": {task: pretty(task) for task in summary.tasks},
-        "methods": {
-            method: {"label": style.label, "colour": style.colour}
-            for method, style in summary.styles.items()
-        },
-        "lines": lines,
-        "seeds": [],
-        "published": [
-            {
-                "task": row.task,
-                "score": float(row.score_mean),
-                "label": PUBLISHED_STYLES[row.method].label,
-                "colour": PUBLISHED_STYLES[row.method].colour,
-            }
-            for row in summary.published.itertuples()
-        ],
-    }
+    return [
+        {
+            "run": run_id,
+            "task": runs.at[run_id, "task"],
+            "method": runs.at[run_id, "method"],
+            "x": [int(value) for value in rows["env_steps"]],
+            "y": _numbers(rows["value"]),
+        }
+        for run_id, rows in summary.binned.groupby("run_id", sort=True)
+        if run_id in runs.index
+    ]
 
 
 def _numbers(values: pd.Series) -> list[float | None]:
-    return [round(float(v), 2) if math.isfinite(v) else None for v in values]
+    return [float(f"{v:.5g}") if math.isfinite(v) else None for v in values]
 
 
 # --- runs ------------------------------------------------------------------------------------
@@ -216,20 +243,3 @@ def run_rows(summary: Summary) -> list[dict[str, Any]]:
         )
         rows.append({"state": run.state, "cells": cells})
     return rows
-
-
-# --- videos ----------------------------------------------------------------------------------
-
-
-def gif(truth: np.ndarray, model: np.ndarray, context: int) -> bytes:
-    """truth, model uint8 [T, 64, 64, 3] -> an animated GIF of T frames."""
-    wide = np.concatenate([truth, model, error_image(truth, model)], axis=2)
-    frames = []
-    for number, image in enumerate(wide):
-        top = np.full((2, image.shape[1], 3), (213, 94, 0) if number < context else 255, np.uint8)
-        frames.append(Image.fromarray(np.concatenate([top, image])).quantize(64))
-    buffer = io.BytesIO()
-    frames[0].save(
-        buffer, "GIF", save_all=True, append_images=frames[1:], duration=VIDEO_MS_PER_FRAME, loop=0
-    )
-    return buffer.getvalue()

@@ -11,24 +11,41 @@ to install.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamer.config import IMAGE_SHAPE
-from dreamer.envs.simulators import ActionSpace, Outcome, Simulator, affine, as_picture
+from dreamer.envs import checked
+from dreamer.envs.rendering import choose_renderer_at_import, first_frame_or_end
+from dreamer.envs.simulators import ActionSpace, Outcome, Simulator, as_picture
 from dreamer.errors import ConfigError, UserError, nearest
 
 
-def adapted(task: str, evaluation: bool) -> Simulator:
-    """The simulator of a task `prefix:name`; ConfigError or UserError as the prefix' maker says."""
+def adapted(
+    task: str, evaluation: bool, arguments: Mapping[str, Any], observation: str
+) -> Simulator:
+    """The simulator of a task `prefix:name`; ConfigError or UserError as the prefix' maker says.
+
+    `arguments` for making it and `observation` are of Gymnasium's and one's own environments.
+    """
     prefix, _, name = task.partition(":")
-    if prefix in PREFIXES:
-        return PREFIXES[prefix](name, evaluation)
-    return GymnasiumSimulator(task, _call_factory(prefix, name))
+    if prefix == "atari":
+        return AtariSimulator(name, full_games=evaluation)
+    if prefix == "dmlab":
+        return LabSimulator(name, held_out=evaluation)
+    choose_renderer_at_import()
+    if prefix == "gymnasium":
+        env = _registered(name, arguments)
+    else:
+        env = _call_factory(prefix, name, arguments)
+    return GymnasiumSimulator(task, env, observation)
 
 
 # --- Atari --------------------------------------------------------------------------------------
@@ -138,8 +155,7 @@ class LabSimulator:
         self._lab = lab.Lab(f"contributed/dmlab30/{level}", [self.PICTURE], config=settings)
 
     def reset(self, seed: int) -> None:
-        words = np.random.SeedSequence(seed).generate_state(1)
-        self._lab.reset(seed=int(words[0] >> 1))  # the module takes 31 bits
+        self._lab.reset(seed=checked.short_seed(seed))
 
     def advance(self, action: NDArray[np.float32]) -> Outcome:
         reward = self._lab.step(self.ACTIONS[int(action.argmax())], num_steps=1)
@@ -158,85 +174,129 @@ class LabSimulator:
 
 
 class GymnasiumSimulator:
-    """Any environment of Gymnasium's interface that can be seen.
+    """Any environment of Gymnasium's interface that can be seen, checked by checked.py.
 
     Pictures are its observations, if these are images, else what `render()` returns; shrunk to
-    64x64. Box actions are mapped from [-1, 1] to their bounds, Discrete ones are one-hot.
+    64x64. `observation` says which by `render`, or by the name of an entry of dict observations.
     """
 
-    def __init__(self, task: str, env: Any):
+    def __init__(self, task: str, env: Any, observation: str = checked.AUTO):
+        checked.check_interface(task, env)
         self._task, self._env = task, env
-        shape = getattr(env.observation_space, "shape", None)
-        dtype = getattr(env.observation_space, "dtype", None)
-        self._observes_images = dtype == np.uint8 and _is_image_shape(shape)
-        space = env.action_space
-        self._start = getattr(space, "start", 0)
-        if hasattr(space, "n") and np.ndim(space.n) == 0:
-            self.action_space = ActionSpace(int(space.n), discrete=True)
-        elif hasattr(space, "low") and np.issubdtype(space.dtype, np.floating):
-            self.action_space = ActionSpace(int(np.prod(space.shape)), discrete=False)
-        else:
-            raise UserError(f"task: {task} has actions {space}; only Discrete and Box (float) work")
+        self._actions = checked.Actions(task, env.action_space)
+        self.action_space = self._actions.space
+        _say_own_repeat(task, env)
+        # What is taken for its picture may depend on the first one: so that has a seed of its own.
+        self.reset(0)
+        with first_frame_or_end() if "mujoco" in sys.modules else contextlib.nullcontext():
+            self._pictures = checked.Pictures(
+                task, env, observation, self._observation, self._render
+            )
+        if "mujoco" in sys.modules:
+            atexit.register(self.close)  # else its context outlives the display, and complains
+        first = self.image()
+        self.reset(0)
+        if np.any(self.image() != first):
+            checked.say_once(
+                f"warning: task {task}: one seed gives two different first pictures; runs cannot "
+                "be repeated, nor continued exactly; draw all that is random from reset's seed"
+            )
 
     def reset(self, seed: int) -> None:
-        self._observation, _ = self._env.reset(seed=seed)
+        checked.seed_global_generators(seed)
+        self._observation = checked.reset(self._task, self._env, checked.short_seed(seed))
 
     def advance(self, action: NDArray[np.float32]) -> Outcome:
-        self._observation, reward, terminal, truncated, _ = self._env.step(self._native(action))
-        return Outcome(float(reward), bool(terminal), bool(truncated))
-
-    def _native(self, action: NDArray[np.float32]) -> Any:
-        space = self._env.action_space
-        if self.action_space.discrete:
-            return int(self._start + action.argmax())
-        return affine(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
+        native = self._actions.native(action)
+        self._observation, reward, *ends = checked.step(self._task, self._env, native)
+        return Outcome(reward, *ends)
 
     def image(self) -> NDArray[np.uint8]:
-        if self._observes_images:
-            return as_picture(self._observation)
-        frame = self._env.render()
-        if not (isinstance(frame, np.ndarray) and _is_image_shape(frame.shape)):
-            raise UserError(
-                f"task: {self._task} shows no picture: its observations are none, and render() "
-                f"gives {type(frame).__name__}; make it with render_mode='rgb_array'"
-            )
-        return as_picture(frame)
+        return as_picture(self._pictures.of(self._observation))
 
     def close(self) -> None:
-        self._env.close()
+        atexit.unregister(self.close)
+        if hasattr(self._env, "close"):
+            self._env.close()
+
+    def _render(self) -> Any:
+        return checked.call(self._task, self._env.render)
 
 
-def _is_image_shape(shape: Any) -> bool:
-    return shape is not None and len(shape) in (2, 3) and (len(shape) == 2 or shape[2] in (1, 3))
+def _say_own_repeat(task: str, env: Any) -> None:
+    """Says so where an environment repeats actions itself: then env_steps are of several frames."""
+    game, wrapper = getattr(env, "unwrapped", env), env
+    repeats = [getattr(game, "_frameskip", 1)]  # of ALE's own environments
+    while wrapper is not game and hasattr(wrapper, "env"):
+        repeats += [getattr(wrapper, name, 1) for name in ("frame_skip", "_skip")]
+        wrapper = wrapper.env
+    for repeat in repeats:
+        if repeat != 1:
+            checked.say_once(
+                f"warning: task {task} repeats each action {repeat} times itself: its env_steps "
+                "are of as many frames, and action_repeat multiplies them"
+            )
 
 
-def _registered(name: str, evaluation: bool) -> GymnasiumSimulator:
+# Packages whose environments Gymnasium knows only once they were imported.
+REGISTER_AT_IMPORT = ("ale_py", "minigrid", "miniworld", "gymnasium_robotics", "highway_env")
+
+
+def _registered(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The environment of a name in Gymnasium's registry."""
     task = f"gymnasium:{name}"
     gymnasium = _imported("gymnasium", task, "pip install gymnasium")
     if name.startswith("ALE/"):
         _imported("ale_py", task, "pip install ale-py")  # registers its games
-    try:
-        env = gymnasium.make(name, render_mode="rgb_array", disable_env_checker=True)
-    except gymnasium.error.UnregisteredEnv:
-        known = gymnasium.registry
-        raise ConfigError("task", f"Gymnasium has no {name!r}; {_near(name, known)}") from None
-    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-        raise UserError(f"task: {task} needs more than is installed: {error}") from None
-    return GymnasiumSimulator(task, env)
+    if name not in gymnasium.registry:
+        for package in REGISTER_AT_IMPORT:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(package)
+    given = {"render_mode": "rgb_array", **arguments}
+    spec = gymnasium.registry.get(name)
+    own_repeat = spec.kwargs.get("frameskip", 1) if spec else 1
+    if own_repeat != 1 and "frameskip" not in given:  # one place repeats actions: action_repeat
+        given["frameskip"] = 1
+        checked.say_once(
+            f"note: task {task} is made with frameskip=1 instead of {own_repeat}: set action_repeat"
+        )
+
+    def make() -> Any:
+        try:
+            return gymnasium.make(name, disable_env_checker=True, **given)
+        except gymnasium.error.UnregisteredEnv:
+            known = gymnasium.registry
+            raise ConfigError("task", f"Gymnasium has no {name!r}; {_near(name, known)}") from None
+        except TypeError as error:
+            if "'render_mode'" not in str(error) or "render_mode" in arguments:
+                raise
+            del given["render_mode"]  # its observations may be pictures
+            return gymnasium.make(name, disable_env_checker=True, **given)
+
+    return _made(task, make, arguments)
 
 
 def _near(name: str, known: Any) -> str:
     """The nearest name, but not a list of hundreds."""
     hint = nearest(name, known)
-    return hint if hint.startswith("did") else "see gymnasium.pprint_registry()"
+    if hint.startswith("did"):
+        return hint
+    return (
+        "see gymnasium.pprint_registry(); where a package registers it: "
+        f"gymnasium:PACKAGE:{name.rpartition(':')[2]}"
+    )
 
 
-def _call_factory(module: str, function: str) -> Any:
+def _call_factory(module: str, function: str, arguments: Mapping[str, Any]) -> Any:
     """The environment that `module:function` makes; ConfigError if there is no such function."""
     task = f"{module}:{function}"
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not isinstance(error, ModuleNotFoundError):
+            raise UserError(f"task: {task}: importing it fails: {_told(error)}") from error
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise UserError(f"task: {task}: {error}") from None  # the module's own import fails
         hint = nearest(module, PREFIXES)
@@ -249,7 +309,25 @@ def _call_factory(module: str, function: str) -> Any:
         raise ConfigError(
             "task", f"{task!r}: no function {function!r} in it; {nearest(function, names)}"
         )
-    return factory()
+    return _made(task, lambda: factory(**arguments), arguments)
+
+
+def _made(task: str, make: Callable[[], Any], arguments: Mapping[str, Any]) -> Any:
+    """What `make` makes; UserError that says why it fails, and what it was given."""
+    try:
+        return checked.call(task, make)
+    except UserError:
+        raise
+    except Exception as error:
+        given = f" with {dict(arguments)}" if arguments else ""
+        message = f"{task} cannot be made{given}: {_told(error)}"
+        if arguments and isinstance(error, TypeError):
+            raise ConfigError("environment", message) from error
+        raise UserError(f"task: {message}") from error
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {checked.in_short(error)}"
 
 
 def _imported(module: str, task: str, how: str) -> Any:
@@ -257,13 +335,9 @@ def _imported(module: str, task: str, how: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
-            raise
+            raise checked.missing(task, error) from error
         raise UserError(f"task: {task} needs the Python module {module}: {how}") from None
 
 
-# What stands before the colon of a task's name -> its maker (name, evaluation).
-PREFIXES: dict[str, Callable[[str, bool], Simulator]] = {
-    "atari": AtariSimulator,
-    "dmlab": LabSimulator,
-    "gymnasium": _registered,
-}
+# What may stand before the colon of a task's name; anything else is a module of one's own.
+PREFIXES = ("atari", "dmlab", "gymnasium")

@@ -13,14 +13,16 @@ by replaying them, without saving a simulator.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dreamer.config import Config
+from dreamer.envs.checked import as_reward, in_short, seed_global_generators
 from dreamer.envs.simulators import ActionSpace, Simulator
 from dreamer.envs.tasks import make_simulator
+from dreamer.errors import UserError
 
 
 class Step(NamedTuple):
@@ -56,15 +58,31 @@ def make_environment(config: Config, evaluation: bool = False) -> RepeatedEnviro
     Raises ConfigError for a task that does not exist, and UserError where no renderer works or
     something is not installed.
     """
-    simulator = make_simulator(config.task, config.camera, config.shadow_size, evaluation)
-    return RepeatedEnvironment(simulator, config.action_repeat, config.time_limit_env_steps)
+    if ":" in config.task:  # its maker may draw a world: the same one in every process of a run
+        seed_global_generators(config.seed)
+    simulator = make_simulator(
+        config.task,
+        config.camera,
+        config.shadow_size,
+        evaluation,
+        config.environment_arguments,
+        config.observation,
+    )
+    limit = config.time_limit_env_steps
+    return RepeatedEnvironment(simulator, config.action_repeat, limit, config.task)
 
 
 class RepeatedEnvironment:
     """A simulator seen in decisions: action repeat, time limit, count of env_steps."""
 
-    def __init__(self, simulator: Simulator, action_repeat: int, time_limit_env_steps: int):
-        self.simulator = simulator
+    def __init__(
+        self,
+        simulator: Simulator,
+        action_repeat: int,
+        time_limit_env_steps: int,
+        task: str = "of no name",
+    ):
+        self.simulator, self.task = simulator, task
         self.action_repeat = action_repeat
         self.time_limit_env_steps = time_limit_env_steps
         self._env_steps_left = 0  # of the running episode; 0: there is none
@@ -79,7 +97,8 @@ class RepeatedEnvironment:
         return Step(self.simulator.image(), 0.0, terminal=False, truncated=False, env_steps=0)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Raises RuntimeError outside an episode and ValueError for an action out of its space."""
+        """Raises RuntimeError outside an episode, ValueError for an action out of its space, and
+        UserError for a reward that is not one finite number."""
         if self._env_steps_left == 0:
             raise RuntimeError("the episode is over: reset the environment before the next step")
         action = self._checked(action)
@@ -87,9 +106,9 @@ class RepeatedEnvironment:
         terminal = truncated = False
         while env_steps < self.action_repeat and not terminal and not truncated:
             outcome = self.simulator.advance(action)
-            reward += outcome.reward
             env_steps += 1
             self._env_steps_left -= 1
+            reward += self._reward(outcome.reward)
             terminal = outcome.terminal
             cut = outcome.truncated or self._env_steps_left == 0
             truncated = cut and not terminal  # a task that ended in its last step has ended
@@ -100,6 +119,16 @@ class RepeatedEnvironment:
     def close(self) -> None:
         self._env_steps_left = 0
         self.simulator.close()
+
+    def _reward(self, given: Any) -> float:
+        reward = as_reward(given)
+        if reward is None:
+            env_step = self.time_limit_env_steps - self._env_steps_left
+            raise UserError(
+                f"task: {self.task}: reward {in_short(repr(given))} at env_step {env_step} of an "
+                "episode; one finite number is expected"
+            )
+        return reward
 
     def _checked(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         action = np.asarray(action, np.float32)

@@ -24,6 +24,8 @@ RENDERERS = ("egl", "osmesa", "glfw")
 FIRST_FRAME_TIMEOUT_S = 60.0
 FIRST_FRAME = Path(__file__).with_name("first_frame.py")
 _CHECKED = "DREAMER_RENDERER"  # "<MUJOCO_GL> <what draws>", set once a first frame came
+_EGL_DEVICE = "MUJOCO_EGL_DEVICE_ID"
+_GIVEN_EGL_DEVICE = "DREAMER_EGL_DEVICE"  # the same number where no user has chosen it
 _INSTALL = (
     "install one: apt-get install libosmesa6 (CPU), or libegl1 and libgl1 beside a GPU driver"
 )
@@ -44,13 +46,13 @@ def choose_renderer() -> str:
     if asked:
         if asked not in RENDERERS:
             raise UserError(f"MUJOCO_GL={asked}: no such renderer; {nearest(asked, RENDERERS)}")
-        draws, problem = _first_frame(asked)
+        draws, problem = _first_frame_of(asked)
         if problem:
             raise UserError(f"MUJOCO_GL={asked}: {problem}; unset it, or {_INSTALL}")
         return _keep(asked, draws)
     problems: list[str] = []
     for name in ("egl", "osmesa"):
-        draws, problem = _first_frame(name)
+        draws, problem = _first_frame_of(name)
         if not problem:
             if problems:
                 print(
@@ -59,6 +61,36 @@ def choose_renderer() -> str:
             return _keep(name, draws)
         problems.append(f"{name}: {problem}")
     raise UserError(f"no renderer works ({'; '.join(problems)}); {_INSTALL}")
+
+
+def _first_frame_of(name: str) -> tuple[str, str]:
+    """`_first_frame`, on any EGL device if the one does not draw that a worker was given with its
+    GPU (suites/execution/environment.py): EGL and CUDA may number the GPUs differently."""
+    draws, problem = _first_frame(name)
+    number = os.environ.get(_EGL_DEVICE)
+    given = number is not None and os.environ.get(_GIVEN_EGL_DEVICE) == number
+    if problem and name == "egl" and given:
+        del os.environ[_EGL_DEVICE]
+        draws, elsewhere = _first_frame(name)
+        if not elsewhere:
+            print(f"warning: {_EGL_DEVICE}={number}: {problem}; using {draws}", file=sys.stderr)
+        problem = elsewhere
+    return draws, problem
+
+
+class _RendererFirst:
+    """Finds no module itself: it chooses the renderer before one is imported that draws."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in ("mujoco", "dm_control"):
+            choose_renderer()
+
+
+def choose_renderer_at_import() -> None:
+    """Calls `choose_renderer` before MuJoCo is imported, by whoever: others' environments may do so
+    at any time, or never, and then need none."""
+    if not any(isinstance(finder, _RendererFirst) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _RendererFirst())
 
 
 def renderer_name() -> str:

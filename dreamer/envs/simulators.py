@@ -20,7 +20,7 @@ class ActionSpace(NamedTuple):
 class Outcome(NamedTuple):
     """What one simulator step gives."""
 
-    reward: float
+    reward: float  # checked in environment.py
     terminal: bool
     truncated: bool = False  # by a limit inside the simulator
 

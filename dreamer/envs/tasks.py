@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from dreamer.envs.adapters import PREFIXES, adapted
+from dreamer.envs.checked import AUTO
 from dreamer.envs.control_suite import CONTROL_TASKS, SHADOW_SIZE, ControlSimulator
 from dreamer.envs.simulators import Simulator
 from dreamer.envs.toys import Probe, ToyDiscrete, ToyDot, ToyEnd, ToyFar, ToyHome
@@ -30,10 +33,16 @@ def is_task(task: str) -> bool:
 
 
 def make_simulator(
-    task: str, camera: int = -1, shadow_size: int = SHADOW_SIZE, evaluation: bool = False
+    task: str,
+    camera: int = -1,
+    shadow_size: int = SHADOW_SIZE,
+    evaluation: bool = False,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
+    observation: str = AUTO,
 ) -> Simulator:
     """A task's simulator. In the control suite it is seen by its own camera or another one, and
-    `shadow_size` is that of its shadow map; elsewhere there are no shadows."""
+    `shadow_size` is that of its shadow map; elsewhere there are no shadows. The last two are of
+    environments that others made (adapters.py)."""
     if not is_task(task):
         known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
         raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
@@ -42,4 +51,6 @@ def make_simulator(
         return ControlSimulator(domain, name, own_camera if camera < 0 else camera, shadow_size)
     if camera >= 0:
         raise ConfigError("camera", f"{task} has no cameras to choose from; leave it at -1")
-    return TOYS[task]() if task in TOYS else adapted(task, evaluation)
+    if task in TOYS:
+        return TOYS[task]()
+    return adapted(task, evaluation, arguments, observation)

@@ -14,19 +14,34 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dreamer import run_folder
 from dreamer.config import Config, config_from_dict
-from dreamer.errors import UserError
-from dreamer.run_folder import Status, StatusRecord
+from dreamer.errors import KilledError, UserError, describe
+from dreamer.run_folder import State, Status, StatusRecord
 from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec
 from suites.record import provenance
-from suites.record.folder import locked, make_folder, new_attempt
+from suites.record.folder import (
+    BusyError,
+    NoLocksError,
+    check_writable,
+    locked,
+    look,
+    make_folder,
+    new_attempt,
+    taken_over,
+)
+from suites.record.scores import recorded_score
+from suites.record.secrets import hide
+
+LOOK_EVERY_S = 1.0  # at whether another attempt has taken the run over
 
 
 def execute(
@@ -41,17 +56,21 @@ def execute(
     a second SIGINT stops at once). `on_status` is called with every status that is written.
     `own_log` redirects stdout and stderr of this process to the attempt's log from then on. A
     finished run is skipped. An exception in training becomes status FAILED. Raises BusyError if
-    another process executes the run, and UserError if the run cannot start.
+    another process executes the run or takes it over, or if its files cannot be written, and
+    UserError if the run cannot start.
     """
     config = config_from_dict(spec.config)
     if spec.executor == "debug":  # so that a debugger can step through an update
         config = dataclasses.replace(config, cuda_graph="off")
     results = Path(spec.results)
     make_folder(spec.folder)
-    with locked(spec.folder):
-        before = run_folder.read_status(spec.folder)
-        if before and before.get("status") == Status.COMPLETED:
+    with _locked(spec.folder):
+        state, before = look(spec.folder, holding=True)
+        if before and run_folder.is_complete(before, config.env_steps):
             return before
+        if before and state == State.RUNNING:  # where locks are not seen on other machines
+            raise BusyError(f"{spec.run_id}: {before['host']} executes it, by its heartbeat")
+        check_writable(spec.folder)
         _check_folder(spec.folder)
         attempt = new_attempt(results, spec.run_id)
         if own_log:
@@ -60,8 +79,40 @@ def execute(
         _close_earlier(results, spec.run_id, attempt)
         status_file = StatusFile(spec, config, attempt, code.version, before or {}, on_status)
         with status_file.beating(), _signals() as stopped:
-            _attempt(spec, config, attempt, code, status_file, lambda: stopped() or should_stop())
+            mine = _guarded(spec, attempt, lambda: stopped() or should_stop())
+            _attempt(spec, config, attempt, code, status_file, mine)
         return status_file.status
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The run's lock. Where there are no locks the run has failed, and its status says why; nobody
+    else can have it there."""
+    try:
+        with locked(folder):
+            yield
+    except NoLocksError as error:
+        state, status = look(folder)
+        if state not in (State.DONE, State.RUNNING):
+            failed = {"status": Status.FAILED, "error": str(error)}
+            record = {"run_id": folder.name, **(status or {}), **failed}
+            run_folder.write_json(folder / run_folder.STATUS, record)
+        raise
+
+
+def _guarded(spec: Spec, attempt: int, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """`should_stop`, which raises BusyError soon after another attempt has taken the run over."""
+    looked_s = time.monotonic()
+
+    def asked() -> bool:
+        nonlocal looked_s
+        if time.monotonic() - looked_s > LOOK_EVERY_S:
+            looked_s = time.monotonic()
+            if taken_over(spec.folder, attempt):
+                raise BusyError(f"{spec.run_id}: another process has taken it over; stopped here")
+        return should_stop()
+
+    return asked
 
 
 def _attempt(
@@ -77,30 +128,43 @@ def _attempt(
 
     try:
         summary = train_recorded(spec, config, attempt, code, status_file, should_stop)
+    except BusyError:  # the other attempt's status stays
+        raise
+    except KilledError as error:
+        status_file.finish(Status.INTERRUPTED, error=str(error))
     except KeyboardInterrupt:
         status_file.finish(Status.INTERRUPTED)
     except BaseException as error:
         path = run_folder.attempt_path(spec.folder, attempt) / run_folder.ERROR
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        status_file.finish(Status.FAILED, error=" ".join(text.split()) or type(error).__name__)
+        trace = hide(traceback.format_exc())
+        with contextlib.suppress(OSError):  # the disk may be full, which is the error then
+            path.write_text(trace, encoding="utf-8", errors="backslashreplace")
+        status_file.finish(Status.FAILED, error=hide(describe(error)))
         if not isinstance(error, UserError):
-            traceback.print_exc()
-        if not isinstance(error, Exception):  # SystemExit and the like go on
+            print(trace, end="", file=sys.stderr)
+        if not isinstance(error, (Exception, SystemExit)):  # an environment may call exit()
             raise
     else:
-        counts = {"env_steps": summary.env_steps, "updates": summary.updates}
-        status = Status(summary.status)
-        status_file.finish(status, **counts, evaluate_return=summary.evaluate_return)
-        if status == Status.COMPLETED and config.keep_replay == "until_done":
+        counts: dict[str, Any] = {"env_steps": summary.env_steps, "updates": summary.updates}
+        counts["evaluate_return"] = summary.evaluate_return
+        if summary.status == Status.COMPLETED:
+            final = recorded_score(spec.folder / run_folder.METRICS, spec.config)
+            score, evaluations, _ = final or (None, 0, None)
+            counts |= {"final_score": score, "final_evaluations": evaluations}
+        status_file.finish(Status(summary.status), **counts)
+        if summary.status == Status.COMPLETED and config.keep_replay == "until_done":
             try:
                 run_folder.discard_replay(spec.folder, "the run was done")
             except OSError as error:  # the run is done all the same
-                print(f"warning: replay was not removed: {error}", file=sys.stderr)
+                print(f"warning: replay was not removed: {describe(error)}", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:
-    """Raises UserError if the run's config.json was damaged."""
+    """Raises UserError if the run's config.json was damaged, or its replay discarded."""
+    if (gone := run_folder.discarded_replay(folder)) is not None:
+        raise UserError(
+            f"{folder}: {gone.get('why')}; without its replay a larger budget needs --fresh"
+        )
     path = folder / run_folder.CONFIG
     if path.exists() and run_folder.read_json(path) is None:
         raise UserError(f"{path}: damaged; restore it, or start this run anew with --fresh")
@@ -109,7 +173,9 @@ def _check_folder(folder: Path) -> None:
 def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
     """Sets earlier attempts that were killed to INTERRUPTED in Sacred's records, which still have
     them as RUNNING. They cannot run: this process holds the lock."""
-    for number in range(1, attempt):
+    for number in run_folder.attempts(run_folder.run_path(results, run_id)):
+        if number == attempt:
+            continue
         path = run_folder.sacred_run_path(results, run_id, number) / "run.json"
         record = run_folder.read_json(path) or {}  # the audit reports records that are damaged
         if record.get("status") == Status.RUNNING and "heartbeat" in record:
@@ -144,7 +210,7 @@ def _redirect(path: Path) -> None:
     """Sends stdout and stderr of this process and its children to `path` from now on."""
     sys.stdout.flush()
     sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

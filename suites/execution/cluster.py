@@ -14,7 +14,6 @@ results folder see the same states. Accounting (`sacct`) is not needed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -37,7 +36,7 @@ from slurm.snapshot import snapshot
 from suites.execution.executor import Capacity, Executor, Found, Request, Withdrawn
 from suites.execution.spec import WORKER, Spec
 from suites.record import provenance
-from suites.record.folder import make_folder, state_of
+from suites.record.folder import flock, look, make_folder
 
 SUBMISSIONS = "submissions.jsonl"
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
@@ -50,6 +49,8 @@ class Submission(NamedTuple):
     name: str
     jobs: list[list[str]]  # run_ids by index in the array
     array: str | None  # SLURM's number; None if sbatch has not answered
+    budgets: dict[str, int]  # env_steps by run_id; earlier submissions do not have them
+    code: str  # the name of its copy of the code
 
 
 class Slot(NamedTuple):
@@ -86,6 +87,9 @@ class Slurm(Executor):
     def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
         return with_slurm(results, found)
 
+    def unneeded(self, results: Path, remove: Path | None = None) -> list[Path]:
+        return unneeded_code(results, remove)
+
     def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
         if not (home(results) / SUBMISSIONS).exists():
             return Withdrawn()
@@ -116,7 +120,9 @@ def read_submissions(results: Path) -> dict[str, Submission]:
             entry = json.loads(line)
             name = entry["batch"]
             if "jobs" in entry:
-                found[name] = Submission(name, entry["jobs"], None)
+                found[name] = Submission(
+                    name, entry["jobs"], None, entry.get("budgets", {}), entry.get("code", "")
+                )
             elif "array" in entry:
                 found[name] = found[name]._replace(array=entry["array"])
             elif "failed" in entry:
@@ -154,12 +160,11 @@ def _append(results: Path, **entry: Any) -> None:
 def _locked(results: Path) -> Iterator[None]:
     """Lets one process at a time submit or cancel; others wait."""
     make_folder(home(results))
-    with open(home(results) / "lock", "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    path = home(results) / "lock"
+    with open(path, "ab") as file:
+        if not flock(file, path):
             print("waiting for another submission to end", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            flock(file, path, wait=True)
         yield
 
 
@@ -221,7 +226,8 @@ def _with_job(state: State, status: run_folder.StatusRecord | None, job: Queued)
 def _without_queue(state: State, status: run_folder.StatusRecord | None, problem: str) -> Found:
     if state in (State.RUNNING, State.FAILED):
         return state, status
-    text = f"SLURM may have it and cannot be asked: {problem}"
+    hint = "if it is gone for good: suites.cancel --forget"
+    text = f"SLURM may have it and cannot be asked: {problem} ({hint})"
     return State.UNKNOWN, {**(status or {}), "slurm": problem, "unsure": text}
 
 
@@ -301,8 +307,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
 
 def _is_taken(spec: Spec, slot: Slot | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
-    status = run_folder.read_status(spec.folder)
-    state = state_of(spec.folder, status)
+    state, status = look(spec.folder, spec.config)
     job = queue.get((slot.submission.name, slot.array_task)) if slot else None
     if job is not None:
         state, _ = _with_job(state, status, job)
@@ -323,7 +328,8 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
         job = Job(tasks, WORKER, str(code), str(cancelled), delay_s, profile.requeue)
         for_slurm.append(job)
     run_ids = [[spec.run_id for spec in specs] for specs in jobs]
-    _append(results, batch=name, jobs=run_ids, suite=suite, profile=profile.name,
+    budgets = {spec.run_id: spec.config["env_steps"] for specs in jobs for spec in specs}
+    _append(results, batch=name, jobs=run_ids, budgets=budgets, suite=suite, profile=profile.name,
             code=code.name, time=run_folder.now())  # fmt: skip
     try:
         array = slurm.submit_array(for_slurm, folder, name, profile)
@@ -359,8 +365,7 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
         jobs = []
         for key in {(where[r].submission.name, where[r].array_task) for r in had}:
             name, index = key
-            cancelled = _cancelled_path(results, name)
-            if all(_is_over(results, cancelled, r) for r in submissions[name].jobs[index]):
+            if all(_is_over(results, submissions[name], r) for r in submissions[name].jobs[index]):
                 jobs.append(queue[key].job)
         slurm.cancel(sorted(jobs))
     return had, jobs
@@ -372,9 +377,34 @@ def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
     results = results.resolve()
     with _locked(results):
         where = _without_cancelled(results, slots(read_submissions(results)), run_ids)
-        had = [run_id for run_id in where if _state(results, run_id) != State.DONE]
+        had = [r for r, slot in where.items() if _state(results, r, slot.submission) != State.DONE]
         _mark_cancelled(results, had, where)
     return had
+
+
+def unneeded_code(results: Path, remove: Path | None = None) -> list[Path]:
+    """Copies of the code whose submissions have no job left. If SLURM does not answer, submissions
+    with unfinished runs count as if they had. `remove` is removed if it is one of them."""
+    folder = home(results) / "code"
+    if not folder.is_dir():
+        return []
+    with _locked(results):  # nobody submits meanwhile
+        submissions = read_submissions(results)
+        try:
+            queued = {name for name, _ in slurm.queue(submissions)}
+        except UserError as error:
+            print(f"note: code of unfinished runs is kept: {error}", file=sys.stderr)
+            queued = {
+                one.name
+                for one in submissions.values()
+                if not all(_is_over(results, one, run_id) for job in one.jobs for run_id in job)
+            }
+        needed = {submissions[name].code for name in queued}
+        found = [] if "" in needed else [f for f in folder.iterdir() if f.name not in needed]
+        found = sorted(f for f in found if f.is_dir() and not f.name.startswith("."))
+        if remove in found:
+            shutil.rmtree(remove)
+    return found
 
 
 def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:
@@ -384,11 +414,15 @@ def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, S
         (cancelled / run_id).touch()
 
 
-def _state(results: Path, run_id: str) -> State:
-    """The state by the run's own records."""
-    folder = run_folder.run_path(results, run_id)
-    return state_of(folder, run_folder.read_status(folder))
+def _state(results: Path, run_id: str, submission: Submission) -> State:
+    """The state by the run's own records, seen from the budget that was submitted."""
+    state, status = look(run_folder.run_path(results, run_id))
+    budget = submission.budgets.get(run_id, 0)
+    unfinished = state == State.DONE and not run_folder.is_complete(status or {}, budget)
+    return State.STOPPED if unfinished else state
 
 
-def _is_over(results: Path, cancelled: Path, run_id: str) -> bool:
-    return (cancelled / run_id).exists() or _state(results, run_id) in (State.DONE, State.FAILED)
+def _is_over(results: Path, submission: Submission, run_id: str) -> bool:
+    if (_cancelled_path(results, submission.name) / run_id).exists():
+        return True
+    return _state(results, run_id, submission) in (State.DONE, State.FAILED)

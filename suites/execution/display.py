@@ -110,7 +110,7 @@ def progress_text(spec: Spec, status: dict[str, Any]) -> str:
     if status.get("updates") is not None:
         parts.append(f"{status['updates']:,} updates")
     if status.get("evaluate_return") is not None:
-        parts.append(f"return {status['evaluate_return']:.1f}")
+        parts.append(f"last evaluation {status['evaluate_return']:.1f}")
     elif status.get("episode_return") is not None:
         parts.append(f"training return {status['episode_return']:.1f}")
     if status.get("env_steps_per_second"):
@@ -120,15 +120,22 @@ def progress_text(spec: Spec, status: dict[str, Any]) -> str:
     return " | ".join(parts)
 
 
+def final_text(status: dict[str, Any]) -> str:
+    """A finished run's final score (suites/record/scores.py); empty where there is none."""
+    score, count = status.get("final_score"), status.get("final_evaluations")
+    if score is None:
+        return ""
+    return f"final score {score:.1f} (mean of {count} evaluation{'s' if count != 1 else ''})"
+
+
 def ending_text(spec: Spec, status: dict[str, Any], note: str) -> str:
     """How a run ended, and where to look if it went wrong."""
     recorded = status.get("status")
     if note:
         return f"skip  {note}"
     if recorded == Status.COMPLETED:
-        score = status.get("evaluate_return")
-        return f"done  {spec.run_id}" + (f" return {score:.1f}" if score is not None else "")
+        return f"done  {spec.run_id} {final_text(status)}".rstrip()
     if recorded == Status.INTERRUPTED:
         return f"stop  {spec.run_id} at {status.get('env_steps') or 0:,} env_steps"
-    log = run_folder.attempt_path(spec.folder, status.get("attempt", "")) / run_folder.LOG
-    return f"FAIL  {spec.run_id}: {status.get('error')}; see {log}"
+    see = run_folder.see(spec.folder, status.get("attempt"), run_folder.LOG)
+    return f"FAIL  {spec.run_id}: {status.get('error') or 'it ended without a word'}{see}"

@@ -29,12 +29,21 @@ def gpus(environment: Mapping[str, str] = os.environ) -> list[str]:
     return done.stdout.split() if done.returncode == 0 else []
 
 
+def module_paths() -> list[str]:
+    """Where this process finds a user's own modules: PYTHONPATH and the folder that it is in, so
+    that a process in another folder finds them, too."""
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return list(dict.fromkeys(os.path.abspath(path) for path in [*filter(None, named), ""]))
+
+
 def worker_environment(
     code: Path | str, slot: int, workers: int, gpu_names: Sequence[str], core_count: int
 ) -> dict[str, str]:
     """The environment of worker `slot` of `workers`, which runs the packages in the folder `code`.
 
-    Cores are divided among the workers, unless OMP_NUM_THREADS is set; GPUs are assigned in turn.
+    Cores are divided among the workers, unless OMP_NUM_THREADS is set; GPUs are assigned in turn,
+    to CUDA and to EGL (MuJoCo's renderer), which number them alike on most machines; the doctor
+    says where not.
     On a CPU a run repeats bit for bit only with the same number of threads.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -42,5 +51,8 @@ def worker_environment(
     paths = (str(code), os.environ.get("PYTHONPATH"))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     if gpu_names:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu_names[slot % len(gpu_names)]
+        name = gpu_names[slot % len(gpu_names)]
+        environment["CUDA_VISIBLE_DEVICES"] = name
+        if name.isdecimal() and "MUJOCO_EGL_DEVICE_ID" not in environment:
+            environment |= {"MUJOCO_EGL_DEVICE_ID": name, "DREAMER_EGL_DEVICE": name}
     return environment

@@ -78,6 +78,11 @@ class Executor(Protocol):
         have a run and cannot tell."""
         return dict(found)
 
+    def unneeded(self, results: Path, remove: Path | None = None) -> list[Path]:
+        """Folders of the executor that nothing needs any more: no run to resume, no audit. `remove`
+        is removed if it is one of them."""
+        return []
+
     def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
         """Cancels runs; running ones save a checkpoint and stop. `forget`: only record that they
         are cancelled, because the cluster is gone for good."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from dreamer import run_folder
 from dreamer.config import Config
+from dreamer.errors import describe
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.spec import Spec
+from suites.record.folder import taken_over
 
 if TYPE_CHECKING:
     from dreamer.train import Progress
@@ -52,6 +54,7 @@ class StatusFile:
             "attempt": attempt,
             "budget_env_steps": config.env_steps,
             **{key: before.get(key) for key in kept},
+            "short_episodes": None,
             "env_steps_per_second": None,
             "seconds_left": None,
             "started": run_folder.now(),
@@ -86,6 +89,7 @@ class StatusFile:
                 updates_due=latest.updates_due,
                 episode_return=latest.episode_return,
                 evaluate_return=latest.evaluate_return,
+                short_episodes=round(latest.short_episodes, 4),
             )
             self._estimate(latest.env_steps)
 
@@ -123,12 +127,14 @@ class StatusFile:
         with self._lock:
             if self._ended.is_set() and not last:
                 return
+            if taken_over(self._path.parent, self.status["attempt"]):
+                return
             self.status["heartbeat"] = run_folder.now()
             copy = dict(self.status)
             try:
                 run_folder.write_json(self._path, copy)
             except OSError as error:  # training itself stops at a full disk
-                print(f"status.json: {error.strerror}", file=sys.stderr)
+                print(f"status.json: {describe(error)}", file=sys.stderr)
         self._on_status(copy)
 
     @contextlib.contextmanager
@@ -138,7 +144,10 @@ class StatusFile:
 
         def loop() -> None:
             while not self._ended.wait(HEARTBEAT_S):
-                self.beat()
+                try:
+                    self.beat()
+                except Exception as error:  # without a heartbeat the run would count as dead
+                    print(f"heartbeat: {describe(error)}", file=sys.stderr)
 
         thread = threading.Thread(target=loop, name="heartbeat", daemon=True)
         thread.start()

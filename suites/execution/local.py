@@ -16,15 +16,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from dreamer import run_folder
-from dreamer.run_folder import Status
+from dreamer.errors import UserError, describe, one_line
+from dreamer.run_folder import Status, StatusRecord
 from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
-from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec
-from suites.record.folder import locked, make_folder
+from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec, last_words
+from suites.record.folder import NoLocksError, locked, make_folder
 from suites.record.provenance import ROOT
 
 POLL_S = 0.2
@@ -37,7 +38,8 @@ class Worker(NamedTuple):
     spec: Spec
     process: subprocess.Popen[bytes]
     slot: int
-    stderr: BinaryIO  # what it printed before it opened its log
+    stderr: BinaryIO  # what it printed before it opened its log, and its last words
+    before: StatusRecord | None  # the run's status when it started
 
 
 def default_workers(gpu_count: int, runs_per_gpu: int) -> int:
@@ -107,6 +109,7 @@ class _Pool:
     def _start(self, spec: Spec) -> None:
         slot = min(set(range(self.workers)) - {worker.slot for worker in self.running})
         stderr = os.fdopen(os.memfd_create("stderr"), "w+b")  # a file in memory
+        before = run_folder.read_status(spec.folder)
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER],
             stdin=subprocess.PIPE,
@@ -115,7 +118,7 @@ class _Pool:
             env=worker_environment(ROOT, slot, self.workers, self.gpu_names, cores()),
             start_new_session=True,
         )
-        worker = Worker(spec, process, slot, stderr)
+        worker = Worker(spec, process, slot, stderr, before)
         self.running.append(worker)
         self.display.started(spec)
         with contextlib.suppress(BrokenPipeError):  # it died at once; _ended reports why
@@ -125,16 +128,17 @@ class _Pool:
 
     def _ended(self, worker: Worker) -> None:
         self.running.remove(worker)
-        message = _last_line(worker.stderr)
+        output = _text(worker.stderr)
         worker.stderr.close()
         with contextlib.suppress(BrokenPipeError):
             assert worker.process.stdin is not None
             worker.process.stdin.close()
         code = worker.process.returncode
-        if code not in EXIT_CODES.values() and code != EXIT_BUSY:
-            _record_death(worker.spec, code, message)
-        status = run_folder.read_status(worker.spec.folder)
-        self.display.ended(worker.spec, status or {}, message if code == EXIT_BUSY else "")
+        if code == EXIT_BUSY:
+            taken_over = f"{worker.spec.run_id}: another process has taken it over"
+            self.display.ended(worker.spec, {}, _last_line(output) or taken_over)
+        else:
+            self.display.ended(worker.spec, _ending(worker, code, output), "")
 
     def _stop(self) -> None:
         if self.stopping > 1:
@@ -152,32 +156,49 @@ class _Pool:
             worker.process.wait()
 
 
-def _record_death(spec: Spec, code: int, message: str) -> None:
-    """Writes the status of a worker that ended without writing one itself.
+def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
+    """The status that a run ended with; writes it where the worker could not.
 
     After SIGKILL (out of memory, or by a person) and after a signal to stop that came too early,
-    the status stays: the run counts as dead or missing, and the next `suites.run` continues it.
-    Anything else is a failure.
+    the recorded status stays: the run counts as dead, stopped or missing, and the next `suites.run`
+    continues it. Any other end without a last status is a failure.
     """
-    if code in (-signal.SIGTERM, -signal.SIGINT):
-        return
-    status: dict[str, Any] = dict(run_folder.read_status(spec.folder) or {"run_id": spec.run_id})
-    if status.get("status") in EXIT_CODES:
-        return
-    if code == -signal.SIGKILL:
-        status["error"] = "killed by SIGKILL (out of memory?)"
-    else:
+    spec = worker.spec
+    recorded = run_folder.read_status(spec.folder)
+    status: StatusRecord = recorded or {"run_id": spec.run_id}
+    said = last_words(output)
+    if not said and status.get("status") in EXIT_CODES and recorded != worker.before:
+        return status  # killed after its last status
+    if said.get("status") == status.get("status") and said.get("attempt") == status.get("attempt"):
+        return status
+    if not said and code in (-signal.SIGTERM, -signal.SIGINT):
+        return {**status, "status": Status.INTERRUPTED}
+    if not said and code == -signal.SIGKILL:
+        said = {"error": "killed by SIGKILL (out of memory?)"}
+        if recorded is None or status.get("status") in EXIT_CODES:
+            return {**status, "status": None, **said}
+    elif not said:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        status.update(status=Status.FAILED, error=message.removeprefix("error: ") or how)
+        said = {"status": Status.FAILED, "error": _last_line(output) or how}
+    status = {**status, **said}
     try:
         make_folder(spec.folder)
         with locked(spec.folder):
-            run_folder.write_json(spec.folder / run_folder.STATUS, status)
-    except Exception as error:  # the folder cannot be written; at least say so
-        print(f"{spec.run_id}: {error}", file=sys.stderr)
+            if run_folder.read_status(spec.folder) == recorded:  # else another process was here
+                run_folder.write_json(spec.folder / run_folder.STATUS, status)
+    except NoLocksError:  # the worker has recorded that itself
+        pass
+    except (OSError, UserError) as error:  # the disk is full, say
+        note = f"{spec.run_id}: its status is not recorded: {describe(error)}"
+        print(note, file=sys.stderr)
+    return status
 
 
-def _last_line(file: BinaryIO) -> str:
+def _text(file: BinaryIO) -> str:
     file.seek(0)
-    lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    return file.read().decode("utf-8", "replace")
+
+
+def _last_line(output: str) -> str:
+    lines = output.strip().splitlines()
+    return one_line(lines[-1]).removeprefix("error: ") if lines else ""

@@ -17,6 +17,7 @@ from sacred.utils import SacredInterrupt
 from dreamer import run_folder
 from dreamer.config import Config
 from dreamer.envs.rendering import renderer_name
+from dreamer.errors import KilledError
 from dreamer.prediction import PREDICTION_FPS, prediction_frames
 from dreamer.run_folder import Status
 from dreamer.train import Progress, Summary, train
@@ -25,8 +26,11 @@ from suites.execution.heartbeat import StatusFile
 from suites.execution.spec import Spec
 from suites.language.identity import overrides_of
 from suites.record import mongo_urls, provenance, sinks
+from suites.record.folder import BusyError
 from suites.record.metrics import read_metrics, values_of
+from suites.record.own_code import own_code
 from suites.record.provenance import Provenance
+from suites.record.secrets import hide_word
 
 SACRED_BEAT_S = 20.0  # at each beat Sacred hands over the new metrics
 
@@ -44,7 +48,8 @@ def train_recorded(
     on_gpu = torch.cuda.is_available() and config.device != "cpu"
     status_file.status["device"] = "gpu" if on_gpu else "cpu"
     experiment = _experiment(spec, code)
-    summaries = []
+    summaries: list[Summary] = []
+    stopped: list[Exception] = []
 
     @experiment.main
     def main(_run: Any) -> float | None:
@@ -59,7 +64,11 @@ def train_recorded(
             origin.begin(logged=0)
             status_file.progress(now)
 
-        summary = train(config, spec.folder, log, should_stop, progress)
+        try:
+            summary = train(config, spec.folder, log, should_stop, progress)
+        except (BusyError, KilledError) as error:  # another process may continue it: no failure
+            stopped.append(error)
+            raise SacredInterrupt from error
         # The machine (threads, GPU) and the renderer are known for certain only now.
         origin.update(machine=provenance.machine(), renderer=renderer_name() or "none")
         summaries.append(summary)
@@ -78,6 +87,8 @@ def train_recorded(
     name = run_folder.sacred_id(spec.run_id, attempt)
     with contextlib.suppress(SacredInterrupt):  # Sacred has recorded the status INTERRUPTED
         experiment.run(options={"--id": name, "--beat-interval": SACRED_BEAT_S})
+    if stopped:
+        raise stopped[0]
     return summaries[0]
 
 
@@ -123,12 +134,13 @@ def _provenance(spec: Spec, attempt: int, code: provenance.Code) -> dict[str, An
         "from_values": None,
         "started": run_folder.now(),
         "executor": spec.executor,
-        "command": [provenance.without_credentials(w) for w in spec.command or sys.argv],
+        "command": list(map(hide_word, spec.command or sys.argv)),
         "code": code.version,
         "git": {**code._asdict(), "dirty": code.dirty},
         "preset": spec.config["preset"],
         "overrides": overrides_of(spec.config),
         "config": spec.config,
+        "own": own_code(spec.config),
         "packages": provenance.packages(),
         "machine": provenance.machine(),
         "renderer": None,  # not chosen yet

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from dreamer.run_folder import Status, run_path
+from dreamer.run_folder import Status, StatusRecord, run_path
 
-EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 1, Status.INTERRUPTED: 3}
-EXIT_BAD_INPUT, EXIT_BUSY = 2, 4
+# Codes that Python and shells do not use, so that each has one meaning. Only 0 is not: code of an
+# environment may call exit(). Therefore a worker says its status, too (`last_words`).
+EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 40, Status.INTERRUPTED: 41}
+EXIT_BAD_INPUT, EXIT_BUSY = 42, 43
 WORKER = "suites.execution.worker"  # `python -m` this module executes the spec on its stdin
+
+
+LAST_WORDS = "last_words"  # key of the line that a worker ends with, on its first stderr
+
+
+def last_words(output: str) -> StatusRecord:
+    """The status that a worker ended with, from what it printed; {} if it ended without one. It
+    arrives also where no file can be written."""
+    for line in reversed(output.splitlines()):
+        if line.startswith(f'{{"{LAST_WORDS}"'):
+            with contextlib.suppress(ValueError):
+                return json.loads(line)[LAST_WORDS]
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)

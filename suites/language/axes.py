@@ -46,7 +46,9 @@ def unknown_key(node: Node, key: str, names: Iterable[str]) -> UserError:
 
 def setting_value(node: Node, key: str) -> Any:
     """The value of a setting, checked without the other settings."""
-    if isinstance(node.value, (dict, list)):
+    if key == "environment" and isinstance(node.value, dict):  # arguments of its maker
+        node = node._replace(value=node.plain())
+    elif isinstance(node.value, (dict, list)):
         raise node.error(f"one value is expected, not {kind(node.value)}")
     if key == "task" and not is_task(node.text()):
         raise node.error(f"no task {show(node.value)}; {nearest(node.value, (*TASKS, *TASK_SETS))}")

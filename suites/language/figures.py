@@ -25,7 +25,10 @@ from dreamer.variants import BEHAVIOURS
 from suites.language.nodes import Node, kind, show
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
-FIGURES = ("curves", "sweep", "bars", "aggregates", "strips", "predictions", "observations")
+FIGURES = (
+    *("curves", "sweep", "heatmap", "bars", "aggregates", "strips", "predictions"),
+    "observations",
+)
 DEFAULT_FIGURES = ("curves", "aggregates", "strips", "observations")
 DEFAULT_SWEEP_FIGURES = ("sweep", "strips", "observations")  # of a suite with an `x`
 DEFAULT_SCALE = "control"

@@ -4,7 +4,7 @@ Scalars follow YAML 1.2 (`2e6` is a number, `no` is text). Duplicate keys, tabs,
 that contain themselves and several documents in one file are errors. Every error is a UserError of
 one line: `suites/x.yaml:12: grid.behaviour[1]: no 'dremer'; did you mean 'dreamer'?`
 
-Imports only dreamer.config, so that slurm/profiles.py can use it as well.
+Imports nothing of the other packages, so that slurm/profiles.py can use it as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dreamer.errors import UserError, nearest
+from dreamer.errors import UserError, describe, nearest, one_line, shorten
+from dreamer.run_folder import read_bytes
 
 MAX_NODES = 1_000_000  # more come from anchors that multiply
 
@@ -56,6 +57,14 @@ class Node(NamedTuple):
         """The values of a list; a single value counts as a list of one."""
         return self.value if isinstance(self.value, list) else [self]
 
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
     def text(self) -> str:
         if not isinstance(self.value, str):
             raise self.error(f"text is expected, not {kind(self.value)}")
@@ -83,19 +92,13 @@ def show(value: Any) -> str:
     """A value in a message: one short line."""
     if type(value) is int and abs(value) >= 10**18:
         return f"a number of {len(str(value))} digits"  # read from text: its length is bounded
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def one_line(message: str) -> str:
-    message = " ".join(message.split())
-    return message if len(message) <= 1000 else message[:997] + "..."
+    return shorten(repr(value))
 
 
 def read(path: Path) -> str:
     """The text of the file. Raises UserError with the reason if there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode("utf-8")
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else Path()
         names = [str(folder / name) for name in sorted(f.name for f in folder.glob("*.yaml"))]
@@ -106,10 +109,10 @@ def read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or describe(error)
         raise UserError(one_line(f"{path}: {reason}")) from None
     if not text.strip():
-        raise UserError(f"{path}: empty")
+        raise UserError(one_line(f"{path}: empty"))
     return text
 
 

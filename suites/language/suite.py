@@ -18,7 +18,8 @@
 Other keys say how to run it (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and
 what figures show (`about`, `published`, `figures`, `x`, `scale`: see figures.py); `task_sets` names
 lists of tasks. suites/README.md explains every key. A run is identified by its settings
-(identity.py), so a run that several suites name is one run.
+(identity.py), so a run that several suites name is one run. Its budget is no part of it: of several
+the largest counts.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.config import PRESETS, check_together
-from dreamer.errors import ConfigError, UserError, nearest
+from dreamer.config import PRESETS, check_together, outcome_values
+from dreamer.errors import ConfigError, UserError, nearest, one_line
 from suites.execution.executors import EXECUTORS, FALLBACK
 from suites.language import nodes
 from suites.language.axes import (
@@ -48,13 +49,15 @@ from suites.language.axes import (
     zip_axis,
 )
 from suites.language.figures import Shown, published_method, shown
-from suites.language.identity import SETTINGS, outcome_settings, preset_settings, run_id
-from suites.language.nodes import Node, one_line, show
+from suites.language.identity import SETTINGS, preset_settings, run_id
+from suites.language.nodes import Node, show
 
 SUITE_KEYS = (
     "about", "include", "seeds", "task_sets", "grid", "zip", "tasks", "exclude", "executor",
     "profile", "workers", "runs_per_gpu", "observers", "published", "figures", "x", "scale",
 )  # fmt: skip
+COMMITTED = Path(__file__).resolve().parents[1]  # the folder of the suites that come along
+MAX_INCLUDES = 50  # one inside another
 
 
 class Run(NamedTuple):
@@ -86,7 +89,22 @@ def expand(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Suit
 
     Raises UserError with file, line and key path.
     """
-    return _expand(Path(path), check_overrides(overrides or {}), ())
+    return _expand(Path(path), check_overrides(overrides or {}), (), {})
+
+
+def find_suite(name: str | Path) -> Path:
+    """The file of a suite: a path as it is, or without its ending, or a name in this package.
+
+    Raises UserError for a name that is neither; paths that lead nowhere are left to the reader."""
+    path = Path(name)
+    ways = [path, path.with_name(f"{path.name}.yaml")] if path.name else [path]
+    if path == Path(path.name):
+        ways += [COMMITTED / way for way in ways]
+    found = next((way for way in ways if way.is_file()), None)
+    if found or path.suffix or path.exists() or path != Path(path.name):
+        return found or path
+    known = [file.stem for folder in (COMMITTED, Path()) for file in folder.glob("*.yaml")]
+    raise UserError(f"{path}: no such suite; {nearest(path.name, known)}")
 
 
 def merge(suites: Iterable[Suite]) -> list[Run]:
@@ -114,7 +132,10 @@ def check_overrides(overrides: Mapping[str, Any], option: str = "--set") -> dict
 # --- One file -------------------------------------------------------------------------------------
 
 
-def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) -> Suite:
+def _expand(
+    path: Path, overrides: dict[str, Any], parents: tuple[Path, ...], known: dict[Path, Suite]
+) -> Suite:
+    """`parents`: the files that include this one; `known`: what was expanded already."""
     root = nodes.load(path)
     body = root.mapping()
     for key, node in body.items():
@@ -129,9 +150,13 @@ def _expand(path: Path, overrides: dict[str, Any], parents: tuple[Path, ...]) ->
             nodes.read(included)
         except UserError as error:
             raise entry.error(str(error)) from None
-        if included.resolve() in parents:
+        place = included.resolve()
+        if place in parents:
             raise entry.error(f"{entry.value} includes itself")
-        suite = _expand(included, overrides, parents)
+        if len(parents) > MAX_INCLUDES:
+            raise entry.error(f"more than {MAX_INCLUDES} files that include one another")
+        suite = known.get(place) or _expand(included, overrides, parents, known)
+        known[place] = suite
         for run in suite.runs:
             _add(runs, run._replace(suites=(*run.suites, name)))
     own = [
@@ -203,7 +228,7 @@ def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[C
         task: {key: node.value for key, node in nodes.items()}
         for task, (_, nodes) in by_task.items()
     }
-    seen: set[str] = set()
+    seen: set[tuple[str, int]] = set()
     for combination in itertools.product(*axes):
         settings = dict(base_values)
         for choice in combination:
@@ -229,24 +254,24 @@ def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[C
         except ConfigError as error:
             raise _blame(root, error, final, base, by_task.get(task), combination) from None
         run = Run(run_id(config), (name,), config)
-        if run.run_id not in seen:
-            seen.add(run.run_id)
+        if (key := (run.run_id, config["env_steps"])) not in seen:
+            seen.add(key)
             yield run
 
 
 def _add(runs: dict[str, Run], run: Run) -> None:
-    """Adds a run, or its suites if the run is there already."""
+    """Adds a run, or its suites and a larger budget if the run is there already."""
     known = runs.get(run.run_id)
     if known is None:
         runs[run.run_id] = run
         return
-    if any(known.config[key] != run.config[key] for key in outcome_settings()):
+    if outcome_values(known.config) != outcome_values(run.config):
         raise UserError(f"two different runs share the id {run.run_id}; change any setting of one")
-    config = known.config
-    if run.config["keep_replay"] == "always":  # one suite that needs it is enough
-        config = {**config, "keep_replay": "always"}
+    always = "always" in (known.config["keep_replay"], run.config["keep_replay"])
+    kept = {"keep_replay": "always"} if always else {}  # one suite that needs it is enough
     suites = (*known.suites, *(suite for suite in run.suites if suite not in known.suites))
-    runs[run.run_id] = known._replace(suites=suites, config=config)
+    further = max(known, run, key=lambda one: one.config["env_steps"])
+    runs[run.run_id] = further._replace(suites=suites, config={**further.config, **kept})
 
 
 def _blame(

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from dreamer.run_folder import made_by
+from dreamer.run_folder import made_by, read_bytes
 
 COUNTERS = ("kind", "env_steps", "agent_steps", "updates")  # in every record
 
@@ -21,9 +21,11 @@ Values = dict[str, list[tuple[int, float]]]  # {metric: [(env_steps, value)]}
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """(records of a metrics.jsonl, what is wrong with its lines)"""
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        lines = read_bytes(path).splitlines()
+    except FileNotFoundError:
         return [], []
+    except OSError as error:
+        return [], [f"metrics.jsonl cannot be read: {error.strerror}"]
     try:  # all lines at once, which is quick; NaN and Infinity are no JSON and go below
         found = orjson.loads(b"[" + b",".join(lines) + b"]")
         if len(found) == len(lines) and _are_records(found):

@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dreamer.errors import UserError
-from suites.record.provenance import without_credentials
+from suites.record.secrets import bare, has_secret_option, hide
 
 VARIABLE = "DREAMER_MONGO_URL"
 DATABASE = "dreamer"  # where the URL names none
 TIMEOUT_S = 10.0  # of one call to the server
+# What a server answers to a record that it will never take: a document beyond 16 MB (10334, 17419),
+# a value or type that it does not allow (2, 9, 14), one against its rules (121).
+FINAL_CODES = (2, 9, 14, 121, 10334, 17419)
 SCHEMES = ("mongodb://", "mongodb+srv://")
 
 
 def name(url: str) -> str:
     """The server in messages and records: the URL without credentials and options."""
-    return without_credentials(url).split("?")[0]
+    return bare(url)
 
 
 def give(url: str) -> None:
@@ -62,9 +65,32 @@ def connect(url: str) -> tuple[Any, str]:
         )
         database = urllib.parse.urlsplit(url).path.strip("/") or DATABASE
         client[database]  # raises for a name that is not allowed
-    except (PyMongoError, ValueError) as error:
-        raise UserError(f"{server}: {without_credentials(str(error))}") from None
+    except (PyMongoError, ValueError, OSError) as error:  # OSError: a file of the options
+        raise UserError(f"{server}: {hide(str(error))}") from None
     return client, database
+
+
+def check(named: Sequence[str]) -> None:
+    """Raises UserError if a URL, of those that get records, is malformed, or if one in a suite has
+    a secret option: suites are shared."""
+    for url in named:
+        if has_secret_option(url):
+            raise UserError(
+                f"{name(url)}: an option of this URL is secret; suites are shared, give the URL in "
+                f"{VARIABLE} instead"
+            )
+    for url in all_urls(named):
+        client, _ = connect(url)
+        client.close()
+
+
+def is_final(error: Exception) -> bool:
+    """Whether another try is useless, because the server refused the record itself. Everything else
+    may pass: a server that is away, elects, or has a full disk."""
+    from pymongo import errors
+
+    refused = (errors.DuplicateKeyError, errors.InvalidDocument, errors.DocumentTooLarge)
+    return isinstance(error, refused) or getattr(error, "code", None) in FINAL_CODES
 
 
 @contextlib.contextmanager
@@ -75,5 +101,5 @@ def failures_told(url: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("pymongo", "gridfs", "bson"):
             raise
-        text = without_credentials(str(error)).split(",")[0]
+        text = hide(str(error)).split(",")[0]
         raise UserError(f"{name(url)}: not reached, or it refused: {text}") from None

@@ -19,17 +19,21 @@ from typing import Any, NamedTuple
 from dreamer import run_folder
 from suites.execution.environment import cores
 from suites.record.metrics import read_metrics, values_of
+from suites.record.secrets import hide
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_DIFF_BYTES = 1_000_000
+OURS = ("dreamer", "suites", "slurm")  # the packages that a run uses
 
 
 class Code(NamedTuple):
     """The version of the code that runs."""
 
-    commit: str | None  # None outside a git repository
+    commit: str | None  # None where git does not know this code, or does not say
     diff: str  # of tracked files against the commit, cut at MAX_DIFF_BYTES
     untracked: dict[str, str]  # Python and YAML files that git does not know, with their SHA-256
+    sources: str = ""  # where the commit is not known: a hash of the packages' files
+    problem: str = ""  # why the commit is not known
 
     @property
     def dirty(self) -> bool:
@@ -37,8 +41,11 @@ class Code(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Commit, and a hash of what differs from it: `1a2b3c4d5e6f+0f1e2d3c`."""
-        commit = self.commit[:12] if self.commit else "unknown"
+        """Commit, and a hash of what differs from it: `1a2b3c4d5e6f+0f1e2d3c`. Where the commit is
+        not known, a hash of the sources: `sources-5d6e7f8a9b0c`."""
+        if not self.commit:
+            return f"sources-{self.sources[:12]}"
+        commit = self.commit[:12]
         if not self.dirty:
             return commit
         changes = hashlib.sha256((self.diff + repr(self.untracked)).encode()).hexdigest()
@@ -51,13 +58,32 @@ def code(root: Path = ROOT) -> Code:
         return Code(**json.loads((root / run_folder.CODE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         pass
-    commit = _git(root, "rev-parse", "HEAD").strip() or None
-    if commit is None:
-        return Code(None, "", {})
-    diff = _git(root, "diff", "HEAD", "--", "*.py", "*.yaml", "*.toml", "*.txt")
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
+    try:
+        top = Path(_git(root, "rev-parse", "--show-toplevel").rstrip("\n"))
+        if not top.samefile(root):
+            raise _NoCommitError(f"the repository around it, {top}, is another one")
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        _git(root, "ls-files", "--error-unmatch", "--", *(f"{name}/__init__.py" for name in OURS))
+        diff = _git(root, "diff", "HEAD", "--", "*.py", "*.yaml", "*.toml", "*.txt")
+        listed = _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
+    except (_NoCommitError, OSError) as error:
+        return Code(None, "", {}, _sources(root), str(error))
     untracked = {name: _sha256(root / name) for name in sorted(listed.splitlines())}
-    return Code(commit, diff[:MAX_DIFF_BYTES], untracked)
+    return Code(commit, hide(diff[:MAX_DIFF_BYTES]), untracked)
+
+
+class _NoCommitError(Exception):
+    """Why the commit of the code is not known."""
+
+
+def _sources(root: Path) -> str:
+    """A hash of all files of our packages that a run may use."""
+    digest = hashlib.sha256()
+    for package in OURS:
+        for path in sorted((root / package).rglob("*")):
+            if path.suffix in (".py", ".yaml", ".sh"):
+                digest.update(f"{path.relative_to(root)} {_sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -68,13 +94,24 @@ def _sha256(path: Path) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """What git prints, "" where it fails or is not installed."""
+    """What git prints. Raises _NoCommitError where it fails or is not installed."""
+    # Without GIT_DIR and the like, which belong to another repository, as in a hook.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    command = ["git", "-C", str(root), *arguments]
     try:
-        command = ["git", "-C", str(root), *arguments]
-        done = subprocess.run(command, capture_output=True, timeout=30, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
+            env={**environment, "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _NoCommitError(f"git cannot be asked: {error}") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise _NoCommitError(f"git: {lines[0] if lines else done.returncode}")
+    return done.stdout.decode("utf-8", "replace")
 
 
 @cache
@@ -113,12 +150,6 @@ def _processor() -> str:
         return platform.processor()
     names = re.findall(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     return names[0] if names else platform.processor()
-
-
-def without_credentials(text: str) -> str:
-    """The text with `user:password@` cut out of every URL, up to its last @: a password may hold
-    characters that it should not."""
-    return re.sub(r"(\w[\w+.-]*://)\S*@", r"\1", text)
 
 
 def origin(values: Mapping[str, Any]) -> dict[str, Any]:

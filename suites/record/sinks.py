@@ -19,9 +19,10 @@ from sacred.serializer import flatten
 from dreamer import run_folder
 from dreamer.run_folder import write_json
 from suites.record import mongo, mongo_urls
-from suites.record.provenance import without_credentials
+from suites.record.secrets import hide
 
 RETRY_AFTER_S = 5.0
+REFUSED_FOR_S = 3600.0  # by a server that answers; then the event is left out
 LAST_WAIT_S = 20.0  # how long a finished run waits for its last events to be delivered
 
 
@@ -87,7 +88,7 @@ class Sink:
 
     def _miss(self, error: Exception) -> None:
         if not self.missed:
-            text = without_credentials(f"{type(error).__name__}: {error}")
+            text = hide(f"{type(error).__name__}: {error}")
             warnings.warn(f"{self.name} misses records, training goes on: {text}", stacklevel=2)
         self.missed += 1
 
@@ -104,7 +105,8 @@ class Sink:
         self._send("interrupted_event", arguments)
 
     def failed_event(self, **arguments: Any) -> None:
-        self._send("failed_event", arguments)
+        lines = [hide(line) for line in arguments.get("fail_trace") or ()]
+        self._send("failed_event", {**arguments, "fail_trace": lines})
 
     def resource_event(self, **arguments: Any) -> None:
         self._send("resource_event", arguments)
@@ -122,7 +124,8 @@ class Sink:
 class LaterSink(Sink):
     """A sink with a thread of its own, so that training never waits for a server.
 
-    Events are delivered in order; of several heartbeats that wait, only the last is kept.
+    Events are delivered in order; of several heartbeats that wait, only the last is kept. An event
+    that the server refuses for good is left out, and one that it has refused for REFUSED_FOR_S.
     """
 
     def __init__(self, inner: RunObserver, name: str):
@@ -141,16 +144,20 @@ class LaterSink(Sink):
         return arguments.get("_id")
 
     def _deliver(self) -> None:
+        tried: dict[str, Any] | None = None
+        since_s = 0.0  # when the first try of this event was
         while True:
             with self._news:
                 while not self._waiting:
                     self._news.wait()
                 event, arguments = self._waiting[0]
+            if arguments is not tried:
+                tried, since_s = arguments, time.monotonic()
             try:
                 self._call(event, arguments)
             except Exception as error:
                 self._miss(error)
-                if type(error).__module__.startswith("pymongo") and not is_final(error):
+                if _may_pass(error, time.monotonic() - since_s):
                     time.sleep(RETRY_AFTER_S)
                     continue  # try the same event again: the server may be back
             with self._news:
@@ -180,13 +187,13 @@ class LaterSink(Sink):
                 )
 
 
-def is_final(error: Exception) -> bool:
-    """Whether another try is useless, because the server refused the event itself."""
-    from pymongo import errors
+def _may_pass(error: Exception, tried_s: float) -> bool:
+    """Whether the event may be accepted later. A server that cannot be reached is waited for."""
+    if not type(error).__module__.startswith("pymongo") or mongo_urls.is_final(error):
+        return False
+    from pymongo.errors import ConnectionFailure
 
-    return isinstance(
-        error, (errors.DuplicateKeyError, errors.InvalidDocument, errors.DocumentTooLarge)
-    )
+    return isinstance(error, ConnectionFailure) or tried_s < REFUSED_FOR_S
 
 
 def file_sink(results: Path) -> Sink:
@@ -219,10 +226,19 @@ class Mongo(MongoObserver):
         super().artifact_event(name, filename, metadata, content_type)
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
-        """Puts each metric's new values after the `sent` ones, wherever the last try ended."""
+        """Puts each metric's new values after the `sent` ones, from where the last try with these
+        values ended. A metric that is refused for good (16 MB) is left out from then on, once the
+        others are sent."""
         self.sent: dict[str, int] = getattr(self, "sent", {})
+        self.refused: set[str] = getattr(self, "refused", set())
+        if getattr(self, "failed", None) is not metrics_by_name:
+            self.done: set[str] = set()
+        self.failed: dict[str, Any] | None = metrics_by_name
         listed = info.setdefault("metrics", [])
+        error = None
         for name, metric in metrics_by_name.items():
+            if name in self.refused | self.done:
+                continue
             query = {"run_id": self.run_entry["_id"], "name": name}
             start = self.sent.get(name, 0)
             end = start + len(metric["steps"])
@@ -230,10 +246,21 @@ class Mongo(MongoObserver):
                 key: {"$each": metric[key], "$position": start, "$slice": end}
                 for key in ("steps", "values", "timestamps")
             }
-            self.metrics.update_one(query, {"$push": change}, upsert=True)
-            if not start:
-                listed.append({"name": name, "id": str(self.metrics.find_one(query)["_id"])})
+            try:
+                self.metrics.update_one(query, {"$push": change}, upsert=True)
+                if not start:
+                    listed.append({"name": name, "id": str(self.metrics.find_one(query)["_id"])})
+            except Exception as refusal:
+                if not mongo_urls.is_final(refusal):
+                    raise
+                self.refused.add(name)
+                error = refusal
+                continue
             self.sent[name] = end
+            self.done.add(name)
+        self.failed = None
+        if error is not None:
+            raise error
 
 
 def mongo_sink(url: str) -> Sink:

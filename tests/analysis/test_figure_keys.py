@@ -95,7 +95,7 @@ def test_any_number_can_be_on_the_x_axis(tmp_path):
     assert list(summary.styles) == ["dreamer/reconstruction"]
     axes = drawn["sweep"].figure.axes[0]
     assert axes.get_xlabel() == "Free bits"
-    assert axes.lines[0].get_xdata().tolist() == [0.5, 1, 3]
+    assert axes.lines[-1].get_xdata().tolist() == [0.5, 1, 3]
     assert drawn["sweep"].data["free_nats"].tolist() == [0.5, 1, 3] * 2
     assert "| Toy Dot | 0.5 |" in (tmp_path / "figures/mine/scores.md").read_text()
 

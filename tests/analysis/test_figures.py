@@ -13,13 +13,15 @@ import pytest
 from helpers import ROOT, suite_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
+from matplotlib.patches import Patch
 from PIL import Image
 
-from analysis import commands, make_figures, synthetic
-from analysis.count.methods import STYLES
+from analysis import commands, make_figures, redraw, synthetic
+from analysis.count.methods import STYLES, Style, settings_of, styles, with_methods
 from analysis.count.published import CONTROL_TASKS
 from analysis.draw import lines
 from analysis.draw.images import error_image
+from analysis.draw.suite import single_runs
 from analysis.read.files import FileSource
 from suites.language.figures import named_scale
 from suites.language.suite import expand
@@ -56,6 +58,10 @@ grid:
         "behaviour: [dreamer, planet]", "representation: [reconstruction, contrastive, reward]"
     ),
     "figure11": GRID.replace("behaviour: [dreamer, planet]", "action_repeat: [1, 2, 4]"),
+    "zipped": PRESET + "seeds: 2\nzip: {representation: [reconstruction, contrastive, reward], "
+    "free_nats: [3.0, 1.0, 0.5]}\ngrid: {task: [cup_catch, toy_dot]}\n",
+    "two_axes": PRESET + "seeds: 2\nfigures: [curves, heatmap, aggregates]\n"
+    "grid: {task: [cup_catch, hopper_hop], horizon: [5, 10, 15], free_nats: [1.0, 3.0]}\n",
     "discrete": PRESET + "seeds: 2\ngrid: {task: ['atari:pong', 'atari:boxing']}\n",
     "plain": PRESET + "seeds: 1\ngrid: {task: [toy_dot]}\n",
 }
@@ -66,6 +72,8 @@ DRAWN = {
     "figure9": {"aggregates", "curves", "observations"},
     "figure10": {"aggregates", "curves", "observations"},
     "figure11": {"aggregates", "curves", "observations"},
+    "zipped": {"curves", "observations"},
+    "two_axes": {"curves", "heatmap", "aggregates"},
     "discrete": {"curves", "observations"},
     "plain": {"curves"},
 }
@@ -95,7 +103,7 @@ def test_each_suite_gets_its_figures(made, name):
     folder, _, drawn = made
     names = {one for one in drawn[name] if not one.startswith("prediction-")}
     assert names == DRAWN[name]
-    assert any(one.startswith("prediction-") for one in drawn[name])
+    assert any(one.startswith("prediction-") for one in drawn[name]) != (name == "two_axes")
     out = folder / "results" / "figures" / name
     for one in drawn[name].values():
         assert (out / f"{one.name}.png").stat().st_size > 5000
@@ -146,7 +154,7 @@ def test_a_method_has_one_colour_everywhere(made):
             handles = one.figure.legends[0].legend_handles
             colours = {
                 handle.get_label(): to_hex(
-                    handle.get_facecolor() if one.name == "bars" else handle.get_color()
+                    handle.get_facecolor() if isinstance(handle, Patch) else handle.get_color()
                 )
                 for handle in handles
             }
@@ -171,7 +179,7 @@ def test_footers_say_what_the_band_is_and_warn_of_published_numbers(made):
     assert "Mean over 3 seeds per task and method; shade: one standard deviation." in footer
     assert "18 tasks (no quadruped)" in footer and "from states" in footer
     bars = _footer(drawn["barred"]["bars"].figure)
-    assert "last 5 evaluations" in bars and "stratified bootstrap" in bars
+    assert "the last 1e5 env_steps" in bars and "95 % t interval" in bars
     assert "Without quadruped" in bars
     assert "One seed per task and method" in _footer(drawn["plain"]["curves"].figure)
     horizons = _footer(drawn["horizons"]["sweep"].figure)
@@ -232,6 +240,146 @@ def test_lines_on_each_other_show_their_markers_in_turn(points):
     markers = [range(points)[first::every] for first, every in (x.get_markevery() for x in drawn)]
     assert len(markers) == 5 and all(len(places) >= 2 for places in markers)
     assert len({x for places in markers for x in places}) == sum(map(len, markers))
+
+
+def labels(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_legend_names_every_setting_that_differs_and_no_common_one(made):
+    drawn = made[2]
+    assert labels(drawn["zipped"]["curves"].figure) == [
+        "Reconstruction, free nats 3", "Contrastive, free nats 1", "Reward only, free nats 0.5",
+        "Random actions", "Best published",
+    ]  # fmt: skip
+    assert labels(drawn["figure11"]["curves"].figure) == [
+        "Action repeat 1", "Action repeat 2", "Action repeat 4", "D4PG", "A3C", "Random actions"
+    ]  # fmt: skip
+    assert labels(drawn["plain"]["curves"].figure) == ["Dreamer"]
+    # A setting that a behaviour does not use is not named with it.
+    grid = "grid:\n - {task: toy_dot}\n - {task: toy_dot, behaviour: planet, planner_horizon: 5}\n"
+    runs = expand(suite_file(made[0], PRESET + grid, "own")).runs
+    keys = ("task", "behaviour", "representation", "preset")
+    table = pd.DataFrame([{**{k: r.config[k] for k in keys}, "config": r.config} for r in runs])
+    found = styles(list(with_methods(table)[0]["method"]))
+    assert [style.label for style in found.values()] == ["Dreamer", "PlaNet, planner horizon 5"]
+
+
+def test_two_axes_are_colours_and_dashes(made):
+    found = made[1]["two_axes"].styles
+    looks = {
+        tuple(settings_of(method).values()): (style.colour, str(style.line))
+        for method, style in found.items()
+    }
+    assert len(looks) == 6
+    for horizon in ("5", "10", "15"):
+        assert looks["1", horizon][0] == looks["3", horizon][0]
+        assert looks["1", horizon][1] != looks["3", horizon][1] == looks["3", "5"][1]
+    assert len({colour for colour, _ in looks.values()}) == 3
+
+
+def test_a_heat_map_has_a_cell_for_each_pair_of_values(made):
+    _, summaries, drawn = made
+    figure = drawn["two_axes"]["heatmap"].figure
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["5", "10", "15"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "3"]
+    scores = summaries["two_axes"].scores.set_index(["task", "method"])["mean"]
+    value = scores["cup_catch", "dreamer/reconstruction free_nats=3.0 horizon=10"]
+    assert axes.texts[4].get_text() == f"{value:.0f}"  # second row, second column
+
+
+def test_pairs_are_with_the_default(made):
+    pairs = made[1]["figure11"].improvements
+    assert set(pairs["ours"]) == {"dreamer/reconstruction action_repeat=2"}
+    assert len(pairs) == 2
+    axes = made[2]["figure11"]["aggregates"].figure.axes[2]
+    assert axes.get_title() == "Action repeat 2"
+
+
+def test_a_long_legend_takes_no_room_from_panels():
+    row = {"task": "walker_walk", "mean": 1.0, "low": 0.0, "high": 2.0, "n": 3, "n_expected": 3}
+    heights = {}
+    for count in (2, 12):
+        styles = {str(n): Style(f"a long name of method {n}", "#000000", "o") for n in range(count)}
+        table = pd.DataFrame([{**row, "method": m, "env_steps": x} for m in styles for x in (1, 2)])
+        figure = lines.draw_lines(table, styles, CONTROL)
+        FigureCanvasAgg(figure).draw()
+        heights[count] = figure.axes[0].get_window_extent().height
+        rows = {round(text.get_window_extent().y0) for text in figure.legends[0].get_texts()}
+    assert len(rows) >= 6
+    assert heights[12] == pytest.approx(heights[2], rel=0.05)
+
+
+def test_every_setting_of_the_axis_is_ticked_and_marked(made):
+    axes = made[2]["horizons"]["sweep"].figure.axes[0]
+    assert list(axes.get_xticks()) == [5, 10, 15]
+    means = [line for line in axes.lines if len(line.get_xdata()) == 3]
+    assert len(means) == 3 and all(line.get_markevery() == (0, 1) for line in means)
+
+
+def test_single_seeds_are_drawn_up_to_ten():
+    row = {"task": "walker_walk", "low": 0.0, "high": 2.0, "n": 3, "n_expected": 3}
+    method = "dreamer/reconstruction"
+    table = pd.DataFrame([{**row, "method": method, "env_steps": x, "mean": 1.5} for x in (1, 2)])
+    seeds = pd.DataFrame(
+        [(f"run{n}", "walker_walk", method, x, float(n)) for n in range(3) for x in (1, 2)],
+        columns=["run_id", "task", "method", "env_steps", "value"],
+    )
+    drawn = lines.draw_lines(table, {method: STYLES[method]}, CONTROL, seeds=seeds).axes[0].lines
+    assert [line.get_ydata().tolist() for line in drawn[:3]] == [[n, n] for n in (0.0, 1.0, 2.0)]
+
+
+def test_single_seeds_of_a_suite(made):
+    summary = made[1]["figure9"]
+    assert len(single_runs(summary)["run_id"].unique()) == len(summary.runs)
+    assert len(single_runs(summary, final=True)) == len(summary.runs)
+    many = summary._replace(runs=summary.runs.assign(n_expected=11))
+    assert single_runs(many).empty
+
+
+def test_a_line_on_another_one_lets_it_be_seen():
+    row = {"task": "walker_walk", "low": np.nan, "high": np.nan, "n": 1, "n_expected": 1}
+    styles = dict(list(STYLES.items())[:3])
+    heights = dict(zip(styles, (0.0, 0.5, 400.0), strict=True))
+    table = pd.DataFrame(
+        [{**row, "method": m, "env_steps": x, "mean": heights[m]} for m in styles for x in range(9)]
+    )
+    under, over, apart = lines.draw_lines(table, styles, CONTROL).axes[0].lines
+    assert under.get_linestyle() == apart.get_linestyle() == "-"
+    assert over.get_linestyle() == "--" and over.get_zorder() >= under.get_zorder()
+
+
+def test_released_curves_of_two_points_are_marked():
+    method = "dreamer/reconstruction"
+    row = {"task": "walker_walk", "low": 0.0, "high": 2.0, "n": 3, "n_expected": 3}
+    table = pd.DataFrame([{**row, "method": method, "env_steps": x, "mean": 1.5} for x in (1, 2)])
+    for points, marker in ((2, "o"), (30, "")):
+        released = pd.DataFrame([{**row, "env_steps": x, "mean": 1.0} for x in range(points)])
+        axes = lines.draw_lines(table, {method: STYLES[method]}, CONTROL, reference=released).axes
+        assert axes[0].lines[0].get_marker() == marker
+
+
+def test_redrawn_curves_keep_settings_apart():
+    table = pd.read_csv(ROOT / "results/measured/precision/curves.csv")
+    figure = redraw.draw(table)
+    assert labels(figure) == ["Precision bf16", "Precision fp32"]
+    assert "Mean over up to 5 seeds" in _footer(figure)
+
+
+def test_published_scores_are_lines_across_bars(made):
+    _, summaries, drawn = made
+    axes = drawn["barred"]["bars"].figure.axes[0]
+    ours = summaries["barred"].scores
+    groups = len(axes.get_xticks())
+    averages = groups - ours["task"].nunique()
+    assert len(axes.patches) == len(ours) + 2 * averages
+    assert "SLAC" not in labels(drawn["barred"]["bars"].figure)  # it has no score here
+
+
+def test_predictions_name_their_method(made):
+    titles = [text.get_text() for text in made[2]["predicted"]["predictions"].figure.texts]
+    assert "Cup Catch, Dreamer, seed 0" in titles
 
 
 def test_games_have_scales_of_their_own(made):
@@ -302,7 +450,9 @@ def fails(capsys, *words) -> str:
 def test_mistakes_are_one_line(made, tmp_path, capsys):
     folder, _, _ = made
     plain, results = folder / "plain.yaml", folder / "results"
-    assert "did you mean 'quickstart'" in fails(capsys, "--suite", "suites/quikstart.yaml")
+    assert "did you mean 'suites/quickstart.yaml'" in fails(
+        capsys, "--suite", "suites/quikstart.yaml"
+    )
     assert "no such results folder" in fails(capsys, "--suite", plain, "--results", tmp_path / "x")
     assert "no results of plain" in fails(capsys, "--suite", plain, "--results", tmp_path)
     assert "no values of klx" in fails(

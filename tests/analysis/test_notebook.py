@@ -69,7 +69,9 @@ def test_aggregates_need_two_tasks_of_one_scale(folder):
     path = folder / "plain.yaml"
     path.write_text(SWEEP.replace("x: horizon\n", "").replace("horizon: [5, 10]", "horizon: 5"))
     axes = analysis.plot_aggregates(analysis.suite_summary(path, folder / "results"))
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["Mean", "Median", "IQM"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "Mean", "Median", "IQM", "Optimality gap\n(less is better)",
+    ]  # fmt: skip
 
 
 def test_figures_of_a_suite_are_those_of_the_command(folder):

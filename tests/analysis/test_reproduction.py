@@ -8,12 +8,13 @@ import math
 import numpy as np
 import pytest
 from helpers import suite_file, write_scores
+from scipy import stats
 
 from analysis import reproduction
-from analysis.count import statistics
 from analysis.count import verdict as judging
-from analysis.count.published import published_scores
-from analysis.count.verdict import Sample, TaskVerdict, judge
+from analysis.count.estimates import Sample, sample
+from analysis.count.published import CONTROL_TASKS, published_scores, random_scores
+from analysis.count.verdict import Compared, judge
 from suites.language.suite import expand
 
 SUITE = """
@@ -24,6 +25,13 @@ grid: {task: [cartpole_balance, pendulum_swingup, hopper_hop, toy_dot]}
 """
 
 
+def compared(ours, theirs, random=0.0, margin=100.0, task="t"):
+    learned = theirs.mean - random
+    return Compared(
+        task, 1, "1", ours, theirs, learned, judging.margin_of(margin, learned), run_ids=[]
+    )
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "word"),
     [
@@ -31,68 +39,117 @@ grid: {task: [cartpole_balance, pendulum_swingup, hopper_hop, toy_dot]}
         (Sample(500, 1, 3), Sample(560, 1, 5), "reproduced"),  # surely different, but little
         (Sample(300, 20, 3), Sample(510, 20, 5), "below"),
         (Sample(700, 20, 3), Sample(510, 20, 5), "above"),
-        (Sample(300, 200, 3), Sample(510, 20, 5), "too few seeds"),  # large, but not surely
-        (Sample(500, 300, 3), Sample(510, 20, 5), "too few seeds"),  # close, but who knows
-        (Sample(500, math.nan, 1), Sample(510, 20, 5), "too few seeds"),
-        (Sample(500, 20, 3), Sample(510, math.nan, 1), "too few seeds"),
+        (Sample(300, 200, 3), Sample(510, 20, 5), "cannot tell yet"),  # large, but not surely
+        (Sample(500, 150, 3), Sample(510, 20, 5), "cannot tell yet"),  # close, but who knows
+        (Sample(430, 20, 3), Sample(510, 20, 5), "cannot tell yet"),  # its interval passes -100
+        (Sample(500, math.nan, 1), Sample(510, 20, 5), "cannot tell yet"),
+        (Sample(500, 20, 3), Sample(510, math.nan, 1), "cannot tell yet"),
     ],
 )
 def test_cases(ours, theirs, word):
-    assert judge(ours, theirs)[2] == word
+    (found,) = judge([compared(ours, theirs)])
+    assert found.verdict == word
+    low, high = found.interval_90
+    assert (found.verdict == "reproduced") == (low > -100 and high < 100)
 
 
-def test_at_the_edges_of_the_margin():
-    assert judge(Sample(400, 1, 3), Sample(500, 1, 3))[2] == "below"  # exactly the margin
-    assert judge(Sample(400.1, 1, 3), Sample(500, 1, 3))[2] == "reproduced"
-    assert judge(Sample(400, 1, 3), Sample(500, 1, 3), margin=150)[2] == "reproduced"
-
-
-def test_false_alarms_are_rare():
-    """Two samples of one distribution: `below` and `above` together in at most 5 of 100."""
+def test_a_worse_agent_is_hardly_ever_reproduced():
+    """At the margin at most 5 of 100 times; well inside of it, and with enough seeds, often."""
     generator = np.random.default_rng(0)
-    words = [
-        judge(
-            judging.sample(generator.normal(500, 150, 3)),
-            judging.sample(generator.normal(500, 150, 5)),
-        )[2]
-        for _ in range(2000)
-    ]
-    assert (words.count("below") + words.count("above")) / 2000 <= 0.06
+
+    def share(shift, sd, n):
+        found = [
+            judge([
+                compared(
+                    sample(generator.normal(500 - shift, sd, n)),
+                    sample(generator.normal(500, sd, 5)),
+                )
+            ])[0].verdict
+            for _ in range(1000)
+        ]  # fmt: skip
+        return found.count("reproduced") / 1000
+
+    assert share(100, 60, 5) <= 0.065
+    assert share(150, 60, 5) <= 0.01
+    assert share(0, 30, 5) >= 0.9
 
 
-def verdict(ours, theirs):
-    difference, interval, word, reason = judge(ours, theirs)
-    return TaskVerdict("t", 1, ours, theirs, difference, interval, word, reason, [])
+def test_false_alarms_are_rare_over_20_tasks_together():
+    """Without a difference: `below` or `above` on any of 20 tasks in at most 5 of 100 suites."""
+    generator = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(300):
+        found = judge([
+            compared(
+                sample(generator.normal(500, 250, 3)), sample(generator.normal(500, 250, 5))
+            )
+            for _ in range(20)
+        ])  # fmt: skip
+        alarms += any(one.verdict in ("below", "above") for one in found)
+    assert alarms / 300 <= 0.07
 
 
-def test_mean_difference_of_one_task_is_its_welch_interval():
-    one = verdict(Sample(500, 20, 3), Sample(520, 30, 5))
-    mean, interval = judging.mean_difference([one])
-    assert mean == one.difference
-    assert tuple(interval) == pytest.approx(tuple(one.interval))
+def test_more_tasks_need_more_evidence():
+    pair = Sample(500, 70, 4), Sample(500, 40, 10)
+    (alone,) = judge([compared(*pair)])
+    among = judge([compared(*pair)] * 20)
+    assert alone.verdict == "reproduced"
+    assert {one.verdict for one in among} == {"cannot tell yet"}
+    assert among[0].p_equivalent == pytest.approx(min(1, 20 * alone.p_equivalent))
+    assert among[0].seeds_needed > alone.seeds_needed
+    assert among[0].reason == f"about {among[0].seeds_needed} seeds would decide"
 
 
-def test_mean_difference_adds_variances_up():
-    found = [verdict(Sample(500, s, 4), Sample(400, 2 * s, 4)) for s in (10, 20, 30)]
-    mean, interval = judging.mean_difference(found)
-    assert mean == 100
-    variance = sum((s**2 + 4 * s**2) / 4 for s in (10, 20, 30)) / 9
-    half = (interval.high - interval.low) / 2
-    assert half > 1.96 * variance**0.5
-    assert half < statistics.t_quantile(4) * variance**0.5
+def test_where_little_is_learned_nothing_is_reproduced():
+    same = Sample(360, 5, 5)
+    assert judge([compared(same, same, random=336)])[0].verdict == "cannot tell yet"
+    assert "only 24 above random" in judge([compared(same, same, random=336)])[0].reason
+    assert judge([compared(same, same, random=0)])[0].verdict == "reproduced"
 
 
-def test_overall_counts_and_says_so():
-    found = [
-        verdict(Sample(500, 20, 3), Sample(510, 20, 5)),
-        verdict(Sample(300, 20, 3), Sample(510, 20, 5)),
-        verdict(Sample(300, math.nan, 1), Sample(510, 20, 5)),
-    ]
+@pytest.mark.parametrize("learned", [20, 101, 150, 250, 900])
+def test_random_actions_reproduce_nothing(learned):
+    (found,) = judge([compared(Sample(50, 1, 5), Sample(50 + learned, 1, 5), random=50)])
+    assert found.verdict != "reproduced"
+
+
+def test_random_scores_are_those_of_the_20_tasks():
+    found = random_scores()
+    assert set(found) == set(CONTROL_TASKS)
+    assert 300 < found["cartpole_balance"] < 400 and found["pendulum_swingup"] < 50
+    assert all(0 <= score < 500 for score in found.values())
+
+
+def test_an_agent_that_scores_0_everywhere_is_reproduced_nowhere():
+    scores = published_scores()
+    scores = scores[(scores["method"] == "dreamer") & (scores["env_steps"] == 100_000)]
+    tasks = [
+        compared(Sample(0, 0, 5), Sample(r.score_mean, r.score_sd, r.seeds),
+                 random=random_scores()[r.task], task=r.task)
+        for r in scores.itertuples()
+    ]  # fmt: skip
+    assert len(tasks) == 20
+    assert "reproduced" not in {one.verdict for one in judge(tasks)}
+
+
+def test_overall_begins_with_the_mean_difference():
+    found = judge([
+        compared(Sample(500, 20, 3), Sample(510, 20, 5)),
+        compared(Sample(300, 20, 3), Sample(510, 20, 5)),
+        compared(Sample(300, math.nan, 1), Sample(510, 20, 5)),
+    ])  # fmt: skip
     result = judging.overall(found)
     counts = [result[key] for key in ("tasks", "reproduced", "below", "compared")]
     assert counts == [3, 1, 1, 2]
     assert result["mean_difference"] == pytest.approx(-110)
-    assert result["statement"].startswith("Of 3 tasks: 1 reproduced, 1 below, 1 too few seeds.")
+    half = 110 + result["low"]
+    freedom = (2 * 400 / 3 + 2 * 400 / 5) ** 2 / (
+        2 * (400 / 3) ** 2 / 2 + 2 * (400 / 5) ** 2 / 4
+    )  # Satterthwaite's, of four means
+    se = (2 * 400 / 3 + 2 * 400 / 5) ** 0.5 / 2
+    assert -half == pytest.approx(stats.t.ppf(0.975, freedom) * se)
+    assert result["statement"].startswith("Mean difference over 2 tasks: -110 points [")
+    assert result["statement"].endswith("Of 3 tasks: 1 reproduced, 1 below, 1 cannot tell yet.")
 
 
 @pytest.fixture
@@ -130,8 +187,11 @@ def test_from_run_folders_to_json(results, capsys):
     assert tasks["cartpole_balance"]["difference"] == pytest.approx(2)
     assert tasks["cartpole_balance"]["ours"] == pytest.approx({"mean": 474.3, "sd": 2, "n": 3})
     assert len(tasks["cartpole_balance"]["run_ids"]) == 3
-    assert tasks["hopper_hop"]["verdict"] == "too few seeds"
-    assert tasks["toy_dot"]["reason"] == "no released score at so few env_steps"
+    assert tasks["cartpole_balance"]["evaluations"] == "10"  # every 1000 in a tenth of 1e5
+    assert tasks["cartpole_balance"]["margin"] == pytest.approx((472.3 - 335.9) / 2)
+    assert tasks["hopper_hop"]["verdict"] == "cannot tell yet"
+    assert tasks["toy_dot"]["verdict"] == "no released score"
+    assert tasks["toy_dot"]["reason"] == "the task is not one of the released ones"
     assert tasks["toy_dot"]["difference"] is None
     assert report["synthetic"] is True
     assert report["overall"]["tasks"] == 4

@@ -191,7 +191,7 @@ def test_settings_that_differ_make_methods(tmp_path):
     write(tmp_path, suite.runs)
     summary = summary_of(suite, tmp_path)
     assert "dreamer/reconstruction horizon=10" in summary.styles
-    assert len({(s.colour, s.marker) for s in summary.styles.values()}) == len(summary.styles)
+    assert len({(s.colour, str(s.line)) for s in summary.styles.values()}) == len(summary.styles)
 
 
 def test_the_setting_on_the_x_axis_makes_no_methods(tmp_path):
@@ -245,11 +245,12 @@ def test_tables_mark_the_best_and_say_what_they_show(tmp_path):
     write(tmp_path, suite.runs)
     table = tables.score_cells(summary_of(suite, tmp_path, published=("d4pg",)))
     text = tables.markdown(table)
-    assert "| Cartpole Balance | **710 ± 10** | 410 ± 10 | 993 |" in text
+    row = "| Cartpole Balance | **710 ± 10 [685, 735]** | 410 ± 10 [385, 435] | 993 |"
+    assert row in text and "(1 value)" in text
     assert "Mean of 2 tasks" in text and "18 tasks (no quadruped)" in text
     assert "SYNTHETIC" in text
     tex = tables.latex(table)
-    assert r"Cartpole Balance & \textbf{710 $\pm$ 10} & 410 $\pm$ 10 & 993 \\" in tex
+    assert r"\textbf{710 $\pm$ 10 [685, 735]} & 410 $\pm$ 10 [385, 435] & 993 \\" in tex
     body = [line for line in tex.splitlines() if not line.startswith("%")]
     assert all("±" not in line and "_" not in line for line in body)
 

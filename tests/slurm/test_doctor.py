@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+
 import pytest
 
 from slurm import doctor
 from slurm.profiles import load_profile
 from suites import run
+from suites.forecast import replay_bytes
+from suites.language.suite import expand
 
 
 def test_too_little_disk_is_a_failure_with_something_to_do(tmp_path):
     row = doctor.check_disk(tmp_path / "results", needs_gb=1e9)
     assert row.verdict == doctor.FAIL and "--results" in row.todo
     assert doctor.check_disk(tmp_path / "results", needs_gb=0.0).verdict == doctor.OK
+
+
+def test_a_lock_is_tried_from_two_processes_and_for_another_machine(tmp_path, monkeypatch):
+    assert doctor.check_locks(tmp_path / "results").verdict == doctor.OK
+    with doctor._locked_file(tmp_path / "results") as held:
+        assert doctor.check_locks_across(held).verdict == doctor.OK
+    assert list(tmp_path.iterdir()) == []
+    unlocked = tmp_path / "file"
+    unlocked.touch()
+    row = doctor.check_locks_across(unlocked)  # as where locks do not cross machines
+    assert row.verdict == doctor.FAIL and "nolock" in row.todo
+    assert doctor.check_locks_across(tmp_path / "elsewhere").verdict == doctor.FAIL
+
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    row = doctor.check_locks(tmp_path)
+    assert row.verdict == doctor.FAIL and "no file locks" in row.found and "lockd" in row.todo
 
 
 def test_an_absent_mongodb_is_found_and_its_password_not_shown():
@@ -29,6 +53,17 @@ def test_an_egl_device_that_is_not_cuda_s_is_named():
     assert row.verdict == doctor.WARN and "MUJOCO_EGL_DEVICE_ID" in row.todo
     found["renderer"] = "egl NVIDIA H200/PCIe/SSE2"
     assert doctor._rendered("egl", found, ["NVIDIA H200"]).verdict == doctor.OK
+
+
+def test_gpus_that_egl_numbers_differently_are_named(tmp_path, monkeypatch):
+    (tmp_path / "slurm").mkdir()
+    checks = tmp_path / "slurm/checks.py"  # in place of the real one, which takes GPUs
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    for numbers, verdict in (("0, 1, null", doctor.OK), ("1, 0", doctor.WARN), ("", doctor.WARN)):
+        checks.write_text(f"print('[{numbers}]')")
+        row = doctor.check_egl_devices(2)
+        assert row.verdict == verdict
+        assert verdict == doctor.OK or "MUJOCO_EGL_DEVICE_ID" in row.todo
 
 
 def test_a_renderer_that_hangs_is_told_from_one_that_is_not_installed(monkeypatch, tmp_path):
@@ -82,5 +117,6 @@ def test_a_suite_is_not_submitted_where_its_disk_is_missing(monkeypatch, tmp_pat
     options = ["suites/figure6.yaml", "--executor", "slurm", "--doctor", "--results", str(tmp_path)]
     assert run.main(options) == 2
     assert "nothing is submitted" in capsys.readouterr().err
-    assert asked["needs_gb"] == pytest.approx(120 * 1e6 * 64 * 64 * 3 / 1e9)  # 1e6 images a run
+    config = expand("suites/figure6.yaml").runs[0].config
+    assert asked["needs_gb"] >= 120 * replay_bytes(config, 2e6) / 1e9
     assert not (tmp_path / "slurm").exists()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -435,6 +436,36 @@ def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
 
 
 @needs_slurm
+def test_an_own_environment_is_found_on_a_node_as_here(slurm, tmp_path):
+    """In the folder where the suite is submitted, and in one that PYTHONPATH names from there."""
+    for module, folder in (("odd_here", tmp_path), ("odd_beside", tmp_path / "beside")):
+        folder.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests/stand_ins/short_episodes.py", folder / f"{module}.py")
+    tasks = ["odd_here:make", "odd_beside:make"]
+    task = {key: value for key, value in SUITE.items() if key != "task"}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(yaml.safe_dump({**task, **QUICK, "length": 3, "grid": {"task": tasks}}))
+    words = [sys.executable, "-m", "suites.run", str(suite), "--results", "results"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:beside"}
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=LONG_S)
+    wait_for(lambda: not queue(), "the end of both runs")
+    rows = collect(tmp_path / "results", expand(suite).runs)
+    assert [row["state"] for row in rows] == ["done", "done"], [row["error"] for row in rows]
+
+
+@needs_slurm
+def test_the_cluster_listens_on_loopback_alone(slurm):
+    if socket.gethostbyname(socket.gethostname()) != "127.0.0.1":
+        pytest.skip("SLURM listens where this machine's name is")
+    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    ports = [int(port) for port in re.findall(r"^Slurm(?:ctld|d)Port=(\d+)$", conf, re.MULTILINE)]
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    local = [words[1].split(":") for words in lines if words[3] == "0A"]  # LISTEN
+    assert {host for host, port in local if int(port, 16) in ports} == {"0100007F"}
+    assert len(ports) == 2
+
+
+@needs_slurm
 def test_the_doctor_examines_a_node_set_up_as_for_a_job(slurm, tmp_path):
     words = [sys.executable, "-m", "slurm.doctor", "--profile", "set_up", "--quick"]
     words += ["--needs-gb", "1e9", "--results", str(tmp_path)]
@@ -473,7 +504,9 @@ def test_runs_of_a_cluster_that_is_gone_can_be_taken_back(tmp_path, monkeypatch,
     code, out, _ = command("cancel", suite, *some, "--forget")
     assert code == 0 and "2 of 2 runs forgotten" in out
     assert states(suite) == {0: "unknown", 1: "missing", 2: "missing"}
-    todo = choose(parse([str(suite)]), runs, states_of(results, (run.run_id for run in runs)))
+    todo = choose(
+        parse([str(suite)]), runs, states_of(results, {run.run_id: run.config for run in runs})
+    )
     assert [run.config["seed"] for run in todo] == [1, 2]
     assert "suites.cancel --forget" in capsys.readouterr().err
 

@@ -51,7 +51,7 @@ def blind():
 
 
 def odd():
-    """An environment with actions that are neither Box nor Discrete."""
+    """An environment with actions that are neither numbers nor choices."""
     env = Drift()
-    env.action_space = SimpleNamespace(nvec=[2, 3])
+    env.action_space = SimpleNamespace(spaces=())
     return env

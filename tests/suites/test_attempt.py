@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, metrics_of, spec_in, wait_until
+from helpers import QUICK, ROOT, SUITE, metrics_of, spec_in, suite_file, wait_until, worker
 
+from analysis import suite_summary
 from dreamer import run_folder
 from dreamer.config import config_from_dict
 from dreamer.errors import UserError
 from dreamer.run_folder import State
 from dreamer.train import Progress
+from suites import status as status_command
 from suites.execution import heartbeat
 from suites.execution.attempt import execute
+from suites.execution.display import ending_text
 from suites.execution.spec import EXIT_CODES, Spec
 from suites.language.identity import run_id
-from suites.language.suite import expand
+from suites.language.suite import Run, expand
 from suites.record import mongo_urls, sinks
-from suites.record.folder import BusyError, is_locked, locked, make_folder, state_of
+from suites.record.folder import BusyError, is_locked, locked, look, make_folder
 
 
 def provenance_of(spec: Spec, attempt: int) -> dict:
@@ -57,13 +60,42 @@ def test_a_run_leaves_its_whole_story(done):
     status = run_folder.read_status(done.folder)
     assert status["status"] == "COMPLETED" and status["attempt"] == 1
     assert status["env_steps"] == 300 and status["evaluate_return"] is not None
-    assert state_of(done.folder, status) == State.DONE
+    assert look(done.folder)[0] == State.DONE
     story = provenance_of(done, 1)
     assert story["preset"] == "tiny" and story["overrides"]["batch_size"] == 4
     assert config_from_dict(story["config"]) == config_from_dict(done.config)
     assert story["packages"]["torch"] and story["machine"]["processor"]
     assert story["code"] == status["code"] and story["renderer"] == "none"
     assert story["from_env_steps"] == 0
+
+
+def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
+    """Also of runs whose status.json is older and has none."""
+    path = suite_file(tmp_path, SUITE.replace("seeds: 3", "seeds: 1"))
+    [run] = expand(path).runs
+    assert run.run_id == done.run_id
+    evaluations = [m for m in metrics_of(done) if m["kind"] == "evaluate"]
+    last = [m["evaluate_return"] for m in evaluations if m["env_steps"] > 300 - 100]
+    expected = sum(last) / len(last)
+    recorded = run_folder.read_status(done.folder)
+    assert recorded["final_score"] == pytest.approx(expected)
+    assert recorded["final_evaluations"] == len(last) < len(evaluations)
+    assert f"final score {expected:.1f} (mean of {len(last)} " in ending_text(done, recorded, "")
+    [row] = suite_summary(path, done.results).finals.itertuples()
+    assert (row.score, row.evaluations) == (pytest.approx(expected), len(last))
+
+    def shown():
+        assert status_command.main([str(path), "--results", done.results]) == 0
+        return capsys.readouterr().out
+
+    text = shown()
+    assert f"{expected:.1f} (mean of {len(last)} evaluation" in text
+    del recorded["final_score"], recorded["final_evaluations"]
+    older = {**recorded, "heartbeat": run_folder.now()}
+    kept = (done.folder / run_folder.STATUS).read_bytes()
+    run_folder.write_json(done.folder / run_folder.STATUS, older)
+    assert shown() == text
+    (done.folder / run_folder.STATUS).write_bytes(kept)
 
 
 def test_debug_launches_updates_one_by_one(done):
@@ -141,7 +173,7 @@ def status_after(tmp_path, monkeypatch, moments):
     time_s = [0.0]
     monkeypatch.setattr(heartbeat.time, "monotonic", lambda: time_s[0])
     spec = spec_in(tmp_path, env_steps=10_000)
-    spec.folder.mkdir(parents=True)
+    run_folder.attempt_path(spec.folder, 1).mkdir(parents=True)
     config = config_from_dict(spec.config)
     status_file = heartbeat.StatusFile(spec, config, 1, "", {}, lambda status: None)
     said = []
@@ -170,6 +202,21 @@ def test_the_rate_counts_the_updates_after_an_episode(tmp_path, monkeypatch):
     said, _ = status_after(tmp_path, monkeypatch, moments)
     in_burst, late = said[beats.index(1010)], said[beats.index(2990) :]
     assert in_burst[0] < 4 and all(1.5 < rate < 2.5 for rate, _ in late)
+
+
+def test_status_shows_runs_whose_episodes_are_too_short(tmp_path):
+    spec = spec_in(tmp_path, task="short_episodes:make", seed_min_env_steps=100)
+    share = execute(spec)["short_episodes"]
+    assert share == run_folder.read_status(spec.folder)["short_episodes"] > 0.5
+    run = Run(spec.run_id, (), spec.config)
+    rows = status_command.collect(Path(spec.results), [run])
+    shown = status_command.text(rows, Path(spec.results))
+    assert (
+        f"too short to be sampled (see `length`), so never trained on\n  {spec.run_id}: " in shown
+    )
+    for row in rows:
+        row["short_episodes"] = 0.05
+    assert "too short" not in status_command.text(rows, Path(spec.results))
 
 
 def test_a_damaged_folder_is_one_clear_error(tmp_path):
@@ -210,19 +257,6 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 # --- As a process of its own ----------------------------------------------------------------------
 
 
-def worker(spec: Spec) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "suites.execution.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=ROOT,
-    )
-    process.stdin.write(spec.to_json().encode() + b"\n")
-    process.stdin.flush()
-    return process
-
-
 LONG = {"env_steps": 100_000}  # longer than anyone waits
 
 
@@ -231,7 +265,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))
-    assert state_of(spec.folder, run_folder.read_status(spec.folder)) == State.RUNNING
+    assert look(spec.folder)[0] == State.RUNNING
     if how == "parent":
         process.stdin.close()  # what the worker sees when its parent is killed
     else:
@@ -240,7 +274,7 @@ def test_signals_and_the_parent_s_death_stop_in_order(tmp_path, how):
     process.stdout.close()
     status = run_folder.read_status(spec.folder)
     assert status["status"] == "INTERRUPTED" and status["env_steps"] > 0
-    assert state_of(spec.folder, status) == State.STOPPED
+    assert look(spec.folder)[0] == State.STOPPED
     assert list((spec.folder / "checkpoints").glob("*.pt"))
     assert (spec.folder / "attempts/1/log.txt").exists()
 
@@ -252,10 +286,40 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     process.kill()
     process.wait()
     process.stdout.close()
-    status = run_folder.read_status(spec.folder)
-    assert state_of(spec.folder, status) == State.DEAD
+    assert look(spec.folder)[0] == State.DEAD
     assert execute(spec)["attempt"] == 2
     assert metrics_of(spec) == metrics_of(done)
+
+
+def players() -> list[int]:
+    """The processes that collect for this one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            words = path.with_name("cmdline").read_bytes().split(b"\0")
+            if parent == os.getpid() and b"dreamer.collect" in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_whose_collecting_process_is_killed_is_continued(tmp_path):
+    spec = spec_in(tmp_path, environments=2)
+
+    def kill() -> bool:
+        if (spec.folder / "checkpoints").is_dir():
+            for player in players()[:1]:
+                os.kill(player, signal.SIGKILL)
+        return False
+
+    status = execute(spec, should_stop=kill)
+    assert status["status"] == "INTERRUPTED" and "killed by SIGKILL" in status["error"]
+    assert look(spec.folder)[0] == State.STOPPED
+    sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-1" / "run.json"
+    assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
+    assert not (spec.folder / "attempts/1/error.txt").exists()
+    assert execute(spec)["status"] == "COMPLETED"
 
 
 # --- Every suite ----------------------------------------------------------------------------------

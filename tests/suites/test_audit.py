@@ -11,6 +11,7 @@ import torch
 from helpers import SUITE, Server
 
 from dreamer import run_folder
+from suites import push
 from suites.audit import main
 from suites.execution.attempt import execute
 from suites.execution.spec import Spec
@@ -23,9 +24,10 @@ def clean(tmp_path_factory) -> Path:
     """A folder with a suite of two runs and their results."""
     folder = tmp_path_factory.mktemp("audit")
     (folder / "suite.yaml").write_text(SUITE.replace("seeds: 3", "seeds: 2"))
-    threads, code = torch.get_num_threads(), provenance.code()
+    threads = torch.get_num_threads()
+    code = provenance.Code("0" * 40, "", {})  # whatever the copy under test is
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "code", lambda: code)  # whoever edits it meanwhile
+        patch.setattr(provenance, "code", lambda: code)
         for run in expand(folder / "suite.yaml").runs:
             spec = Spec(run.run_id, run.config, list(run.suites), str(folder / "results"))
             assert execute(spec)["status"] == "COMPLETED"
@@ -126,6 +128,13 @@ PLANTED = {
     "checksum of the prediction video": lambda run: truncate(run / "prediction.mp4"),
     "checksum of Sacred's copy": lambda run: truncate(sacred(run) / "run_prediction.npz"),
     "sacred": lambda run: truncate(sacred(run) / "metrics.json"),
+    "commit unknown": lambda run: edit_json(
+        run / "attempts/1/provenance.json", git={"commit": None, "problem": "git: dubious"}
+    ),
+    "environment toy_dot differs": lambda run: [
+        edit_json(folder / "attempts/1/provenance.json", own={"task": {"version": folder.name}})
+        for folder in run.parent.iterdir()
+    ],
 }
 METRICS = {
     "line 2 of metrics.jsonl cannot be read": lambda lines: [lines[0], lines[1][:20], *lines[2:]],
@@ -156,6 +165,31 @@ def test_renderers_that_differ_are_found(copy, capsys):
         folder = run_folder.run_path(copy / "results", run.run_id)
         edit_json(folder / "attempts/1/provenance.json", renderer=name)
     assert {f["kind"] for f in audit(copy, capsys)} == {"renderer differs"}
+
+
+def test_a_run_that_was_killed_while_it_copied_its_artifacts_is_well(copy, capsys):
+    """The next attempt has nothing left to train, and copies them all."""
+    run, folder = first(copy)
+    shutil.copytree(folder / "attempts/1", folder / "attempts/2")
+    first_copy = sacred(folder)
+    shutil.copytree(first_copy, first_copy.with_name(f"{run.run_id}-2"))
+    (first_copy / "run_curves.csv").unlink()
+    truncate(first_copy / "run_prediction.mp4")
+    edit_json(folder / "status.json", attempt=2)
+    assert audit(copy, capsys) == []
+
+
+def test_a_record_that_cannot_be_read_is_none_that_is_well(copy, capsys):
+    _, folder = first(copy)
+    for path in (folder / "attempts/1/provenance.json", sacred(folder) / "metrics.json"):
+        path.unlink()
+        path.mkdir()
+    (folder / "metrics.jsonl").unlink()
+    (folder / "metrics.jsonl").mkdir()
+    found = {(f["kind"], f["text"]) for f in audit(copy, capsys)}
+    assert ("provenance", "attempt 1: provenance.json cannot be read") in found
+    assert ("sacred", "Sacred's metrics.json is damaged") in found
+    assert any("metrics.jsonl cannot be read" in text for _, text in found)
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +298,25 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
     database["runs"].update_one({"_id": f"{run.run_id}-1"}, {"$set": {"status": "RUNNING"}})
     assert len(audit(clean, capsys, *options)) == 2
     assert audit(clean, capsys, *options, "--push") == []
+
+
+@pytest.mark.slow
+def test_a_metric_beyond_mongodb_s_limit_is_named_and_the_rest_is_sent(copy, capsys, server):
+    """500,000 episodes: more than 16 MB in one document."""
+    _, folder = first(copy)
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = next(line for line in reversed(lines) if b'"episode"' in line)
+    path.write_bytes(b"".join(lines) + last * 500_000)
+    words = [str(copy / "suite.yaml"), "--results", str(copy / "results"), "--mongo", server.url]
+    assert push.main(words) == 1
+    said = capsys.readouterr().out
+    assert "refuses episode_return of" in said and "for good" in said
+    named = {m["name"] for m in server.database["metrics"].find({}, {"name": 1})}
+    assert {"kl", "evaluate_return"} <= named
+    assert len(list(server.database["runs"].find({}, {"_id": 1}))) == 2  # the next run, too
+    found = [f for f in audit(copy, capsys, "--mongo", server.url) if f["kind"] == "mongo"]
+    assert found and all("16 MB a document" in f["text"] for f in found)
 
 
 def test_a_server_that_is_not_there_is_one_error_line(clean, capsys, monkeypatch):

@@ -110,7 +110,7 @@ def test_an_executor_of_one_s_own_is_cancelled_and_planned_like_others(folders, 
     assert run.main(words) == 0
 
     def now() -> list[State]:
-        found = states(tmp_path / "results", (r.run_id for r in expand(suite).runs))
+        found = states(tmp_path / "results", {r.run_id: r.config for r in expand(suite).runs})
         return [state for state, _ in found.values()]
 
     wait_until(lambda: now() == [State.RUNNING, State.QUEUED, State.QUEUED])

@@ -235,6 +235,36 @@ def test_settings_that_came_later_leave_the_ids_of_older_runs():
         assert key in BEFORE and run_id({**config, key: value}) != run_id(config)
 
 
+ARGUMENTS = """
+preset: tiny
+grid:
+  task: "gymnasium:ALE/Pong-v5"
+  environment: [{}, {mode: 0, repeat_action_probability: 0}, {mode: 1}]
+"""
+
+
+def test_arguments_of_an_environment_are_an_axis_and_part_of_the_identity(tmp_path):
+    plain, *others = runs_of(tmp_path, ARGUMENTS)
+    assert [run.config["environment"] for run in (plain, *others)] == [
+        "",
+        '{"mode":0,"repeat_action_probability":0}',
+        '{"mode":1}',
+    ]
+    assert len({run.run_id for run in (plain, *others)}) == 3
+    older = {k: v for k, v in plain.config.items() if k not in ("environment", "observation")}
+    assert run_id(vars(config_from_dict(older))) == plain.run_id
+    same = runs_of(
+        tmp_path,
+        'preset: tiny\ntask: "gymnasium:ALE/Pong-v5"\n'
+        "environment: {repeat_action_probability: 0, mode: 0}",
+    )
+    assert same[0].run_id == others[0].run_id
+    left = runs_of(tmp_path, ARGUMENTS + "exclude: [{environment: [{mode: 1}]}]")
+    assert [run.run_id for run in left] == [plain.run_id, others[0].run_id]
+    set_to = runs_of(tmp_path, 'preset: tiny\ntask: "a:b"\n', environment='{"mode": 1}')
+    assert set_to[0].config["environment"] == '{"mode":1}'
+
+
 def test_run_id_is_readable_and_stable():
     config = make_config("submission", {"task": "walker_run", "seed": 2, "behaviour": "planet"})
     assert re.fullmatch(
@@ -308,6 +338,8 @@ BAD = {
     "an anchor that contains itself": (3, BASE + "seeds: &me [*me]\n"),
     "merge keys (<<) are not supported": (3, BASE + "<<: {horizon: 3}\n"),
     "tags are not supported": (3, BASE + "horizon: !!python/name:os.system\n"),
+    "environment: only of gymnasium:NAME and module:function, not toy_dot": (
+        3, BASE + "environment: {frameskip: 1}\n"),
     "length: 90 agent_steps do not fit": (3, BASE + "length: 90\n"),
     "task_sets.toy_dot: 'toy_dot' is already the name of a task": (
         3, BASE + "task_sets: {toy_dot: [probe]}\n"),

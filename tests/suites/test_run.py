@@ -22,10 +22,10 @@ from dreamer.errors import UserError
 from suites.execution.environment import gpus, worker_environment
 from suites.execution.executors import states
 from suites.execution.local import default_workers
-from suites.forecast import make_forecast
+from suites.forecast import make_forecast, replay_bytes
 from suites.language.suite import expand
-from suites.record.folder import is_locked, state_of
-from suites.run import choose_executor, confirm
+from suites.record.folder import is_locked, look
+from suites.run import choose_executor, confirm, prepare
 
 WITHIN_S = 600.0  # nothing here takes so long, even on a machine that is busy with other things
 # The first fails: its losses do not stay finite.
@@ -59,9 +59,9 @@ def computed(results: Path, suite: Path) -> dict[str, list[dict]]:
     return found
 
 
-def look(results: Path, suite: Path, **settings):
+def states_of(results: Path, suite: Path, **settings):
     """{run_id: (state, status)} of a suite's runs."""
-    return states(results, (run.run_id for run in expand(suite, settings).runs))
+    return states(results, {run.run_id: run.config for run in expand(suite, settings).runs})
 
 
 def snapshot(folder: Path) -> dict[Path, bytes]:
@@ -72,7 +72,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
 def done(tmp_path_factory) -> tuple[Path, Path]:
     """(suite, results) of a suite that ran through, two runs at a time."""
     folder = tmp_path_factory.mktemp("done")
-    suite, results = written(folder, SUITE), folder / "results"
+    suite, results = written(folder, SUITE + "keep_replay: always\n"), folder / "results"
     ended = command("run", suite, "--results", results, "--workers", 2)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "3 done"
@@ -147,8 +147,29 @@ def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tm
     shown = command("status", suite, "--results", results).stdout
     assert re.search(r"computed with \d versions of the code: 000000000000, ", shown)
     ended = command("run", suite, "--results", results)
-    assert "note: 1 runs begun with code 000000000000 continue with " in ended.stderr
+    assert "note: 1 run begun with code 000000000000 goes on with " in ended.stderr
     assert ended.stdout.strip() == "3 done"
+
+
+def test_two_suites_of_one_name_are_refused(tmp_path):
+    """Their figures, and what the audit expects, would be taken for one another's."""
+    paths = []
+    for folder, task in (("a", "toy_dot"), ("b", "toy_discrete")):
+        (tmp_path / folder).mkdir()
+        paths.append(written(tmp_path / folder, SUITE.replace("task: toy_dot", f"task: {task}")))
+    results = tmp_path / "results"
+    a, b = map(expand, paths)
+    with pytest.raises(UserError, match="has this name, too; rename"):
+        prepare(results, [a, b], [])
+    prepare(results, [a, a], a.runs)
+    with pytest.raises(UserError, match="has this name, too; rename"):
+        prepare(results, [b], b.runs)
+    (tmp_path / "c").mkdir()
+    shutil.copy(paths[0], tmp_path / "c")
+    prepare(results, [expand(tmp_path / "c" / paths[0].name)], [])  # a copy is the same suite
+    paths[0].unlink()
+    (tmp_path / "c" / paths[0].name).unlink()
+    prepare(results, [b], b.runs)  # the other one is gone
 
 
 def test_suites_meant_for_slurm_run_here_where_there_is_no_sbatch(tmp_path, monkeypatch, capsys):
@@ -221,7 +242,7 @@ def test_one_signal_stops_all_in_order(tmp_path, number):
     process.send_signal(number)
     assert process.wait(WITHIN_S) == 1
     process.stderr.close()
-    states = [state for state, _ in look(results, suite).values()]
+    states = [state for state, _ in states_of(results, suite).values()]
     assert sorted(states) == ["missing", "stopped", "stopped"]
 
 
@@ -236,7 +257,7 @@ def test_a_second_signal_stops_at_once_and_nothing_survives(tmp_path):
     assert process.wait(WITHIN_S) == 1
     process.stderr.close()
     wait_until_free(results)
-    states = [state for state, _ in look(results, suite).values()]
+    states = [state for state, _ in states_of(results, suite).values()]
     assert sorted(states) == ["dead", "missing", "missing"]
 
 
@@ -336,7 +357,7 @@ def test_a_plan_names_its_sources_and_days_of_work_need_a_yes(tmp_path):
     options = ("suites/figure6.yaml", "--executor", "local", "--results", tmp_path)
     plan = command("run", *options, "--plan")
     assert plan.returncode == 0
-    assert "120 missing" in plan.stdout and "GB of replay" in plan.stdout
+    assert "120 missing" in plan.stdout and "more at its peak" in plan.stdout
     assert "env_steps/s" in plan.stdout
     refused = command("run", *options)
     assert refused.returncode == 2
@@ -356,17 +377,17 @@ def test_days_of_work_of_a_kind_never_measured_need_a_yes_and_minutes_do_not(dev
     days, minutes = a_plan(5_000_000), a_plan(1000)
     assert days.assumed == ["small planet reconstruction"] and days.sources == []
     with pytest.raises(UserError, match="days on this machine; --yes if that is meant"):
-        confirm(days)
-    confirm(minutes)
+        confirm(days, Path())
+    confirm(minutes, Path())
 
 
 def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
     suite, results = done
     runs = expand(suite).runs
-    plan = make_forecast(runs, look(results, suite), "cpu", 2)
+    plan = make_forecast(runs, states_of(results, suite), "cpu", 2)
     assert plan.states == {"done": 3} and plan.hours == 0 and plan.disk_gb == 0
     more = expand(suite, {"seeds": 5}).runs
-    statuses = look(results, suite, seeds=5)
+    statuses = states_of(results, suite, seeds=5)
     for run_id, (state, status) in statuses.items():
         if status is not None:
             faster = {**status, "env_steps": 5000, "env_steps_per_second": 50.0}
@@ -375,7 +396,7 @@ def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
     assert plan.states == {"done": 3, "missing": 2}
     assert plan.hours == pytest.approx(2 * 300 / 50 / 3600)
     assert plan.elapsed_hours == pytest.approx(plan.hours / 2)
-    assert plan.disk_gb == pytest.approx(2 * 150 * 64 * 64 * 3 / 1e9)
+    assert plan.disk_gb == pytest.approx(2 * (replay_bytes(runs[0].config, 300) + 4 * 5.1e6) / 1e9)
     assert runs[0].config["preset"] in plan.sources[0] and "toy_dot" in plan.sources[0]
 
 
@@ -396,7 +417,7 @@ def test_a_plan_counts_what_is_left_and_measures_the_suite_s_own_runs(done):
         (["suites/smoke.yaml", "--set", "horizn=3"], "did you mean 'horizon'?"),
         (["suites/smoke.yaml", "--set", "horizon=three"], "--set: horizon: 'three' is not of type"),
         (["suites/smoke.yaml", "--set", "kl_scale=.nan"], "not a finite number"),
-        (["suites/smoke.yaml", "--workers", "0"], "--workers: at least 1"),
+        (["suites/smoke.yaml", "--workers", "0"], "--workers: from 1 to"),
         (["suites/smoke.yaml", "--executor", "slrum"], "invalid choice: 'slrum'"),
         (["suites/smoke.yaml", "--mongo", "localhost"], "mongodb:// is expected"),
         (["suites/smoke.yaml", "--results", "README.md/results"], "cannot be written"),
@@ -445,6 +466,10 @@ def test_threads_are_divided_and_gpus_dealt_out(monkeypatch):
         for slot in range(6)
     ]
     assert dealt == ["0", "1"] * 3
+    for names, expected in ((["0", "3"], ["0", "3"]), (["GPU-1a2b", "MIG-3c"], [None, None])):
+        made = [worker_environment(ROOT, slot, 2, names, cores) for slot in range(2)]
+        assert [one["CUDA_VISIBLE_DEVICES"] for one in made] == names
+        assert [one.get("MUJOCO_EGL_DEVICE_ID") for one in made] == expected
     assert default_workers(2, 3) == 6 and default_workers(0, 3) >= 1
 
 
@@ -460,13 +485,7 @@ def status_of(folder: Path, **values) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     status = {"status": "RUNNING", "host": "elsewhere", "heartbeat": run_folder.now(), **values}
     run_folder.write_json(folder / "status.json", status)
-    return state_of(folder, run_folder.read_status(folder))
-
-
-def test_a_run_elsewhere_is_running_while_its_heart_beats_and_dead_after(tmp_path):
-    assert status_of(tmp_path / "run") == "running"
-    assert status_of(tmp_path / "run", heartbeat="2020-01-01T00:00:00+00:00") == "dead"
-    assert status_of(tmp_path / "run", heartbeat=None) == "dead"
+    return look(folder)[0]
 
 
 def test_states_are_what_was_recorded(tmp_path):
@@ -474,4 +493,4 @@ def test_states_are_what_was_recorded(tmp_path):
                             ("INTERRUPTED", "stopped"), ("WHAT", "unknown"), (None, "unknown"),
                             (["x"], "unknown")):  # fmt: skip
         assert status_of(tmp_path / "run", status=recorded) == state
-    assert state_of(tmp_path / "no", run_folder.read_status(tmp_path / "no")) == "missing"
+    assert look(tmp_path / "no")[0] == "missing"

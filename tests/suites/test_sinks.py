@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.parse
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from helpers import SUITE, Server, metrics_of, spec_in
 
 from dreamer import run_folder
 from suites import audit
+from suites import run as run_command
 from suites.execution import sacred_run
 from suites.execution.attempt import execute
 from suites.execution.spec import Spec
@@ -28,6 +30,7 @@ from suites.record import (
     sinks,
 )
 
+pymongo = pytest.importorskip("pymongo")
 AMID = 2 * 30 + 4 + 20  # questions whether to stop: seed episodes, first updates, an evaluation
 
 
@@ -289,6 +292,100 @@ def test_what_is_told_twice_is_recorded_once(server):
     [file] = server.database["fs.files"].find({})
     assert file["_id"] == run["artifacts"][0]["file_id"]
     assert inner.fs.get(file["_id"]).read() == Path(__file__).read_bytes()
+
+
+class FullMetric(sinks.Mongo):
+    """Refuses a metric as MongoDB does when its document would exceed 16 MB, which the server of
+    these tests does not; everything else is real."""
+
+    tries = 0
+
+    def insert(self):
+        super().insert()
+        update_one = self.metrics.update_one
+
+        def limited(query, *more, **options):
+            if query["name"] == "episode_return":
+                self.tries += 1
+                text = "Resulting document after update is larger than 16777216"
+                raise pymongo.errors.WriteError(text, 17419)
+            return update_one(query, *more, **options)
+
+        self.metrics = SimpleNamespace(update_one=limited, find_one=self.metrics.find_one)
+
+
+def test_a_metric_that_outgrows_mongodb_blocks_nothing(server):
+    client, database = mongo_urls.connect(server.url)
+    sink = sinks.LaterSink(FullMetric(client=client, db_name=database), "server")
+    start, (event, metrics), *rest = events("run-1")
+    series = metrics["metrics_by_name"]
+    series = {"episode_return": series["kl"], "kl": series["kl"]}
+    told = [start, (event, {**metrics, "metrics_by_name": series}), (event, metrics), *rest]
+
+    def tell() -> None:
+        for event, arguments in told:
+            getattr(sink, event)(**arguments)
+        sink.join()
+
+    with pytest.warns(UserWarning, match="misses records, training goes on: WriteError"):
+        tell()
+    [run] = server.database["runs"].find({"_id": "run-1"})
+    [metric] = server.database["metrics"].find({})
+    assert run["status"] == "COMPLETED" and metric["name"] == "kl"
+    assert metric["values"] == [3.0, 4.0] * 2 and sink.inner.tries == 1 and sink.missed == 1
+
+
+def test_metrics_are_sent_from_where_a_try_ended(server, monkeypatch):
+    """The server goes away between two metrics of one event."""
+    inner = sinks.mongo_sink(server.url).inner
+    event, arguments = events("run-1")[0]
+    getattr(inner, event)(**arguments)
+    series = events("run-1")[1][1]["metrics_by_name"]
+    series = {"kl": series["kl"], "other": series["kl"]}
+    update_one = inner.metrics.update_one
+
+    def away(query, *more, **options):
+        if query["name"] == "other":
+            raise pymongo.errors.AutoReconnect("away")
+        return update_one(query, *more, **options)
+
+    inner.metrics = SimpleNamespace(update_one=away, find_one=inner.metrics.find_one)
+    with pytest.raises(pymongo.errors.AutoReconnect):
+        inner.log_metrics(series, {})
+    inner.metrics = server.database["metrics"]
+    inner.log_metrics(series, {})
+    for metric in server.database["metrics"].find({}):
+        assert metric["values"] == [3.0, 4.0], metric["name"]
+
+
+def test_refusals_that_pass_are_told_from_those_that_do_not():
+    for code, final in ((17419, True), (10334, True), (14031, False), (11600, False)):
+        refusal = pymongo.errors.WriteError("refused", code)
+        assert mongo_urls.is_final(refusal) == final
+        assert sinks._may_pass(refusal, 1.0) != final
+        assert not sinks._may_pass(refusal, 1e9)  # it blocks the others no longer
+    assert sinks._may_pass(pymongo.errors.AutoReconnect("away"), 1e9)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://",
+        "mongodb://host:port/lab",
+        "mongodb://me:hun:ter2@host/lab",
+        "mongodb://host/lab?tlsCAFile=/no/such/file&tls=true",
+        "mongodb://host/a b.c",
+        "postgres://me:hunter2@host/lab",
+    ],
+)
+def test_a_malformed_url_is_bad_input_before_anything_runs(tmp_path, capsys, url):
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(SUITE)
+    words = [str(suite), "--results", str(tmp_path / "results"), "--yes", "--mongo", url]
+    assert run_command.main(words) == 2
+    [line] = [s for s in capsys.readouterr().err.splitlines() if not s.startswith("note: ")]
+    assert line.startswith("error: ") and "ter2" not in line
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_truncated_metrics_file_is_whole_again_at_the_next_event(tmp_path):
