@@ -421,14 +421,10 @@ class Trainer:
     def _restore(self, content: dict[str, Any]) -> None:
         if self.replay is not None:
             self.replay.close()  # of a newer checkpoint, which was refused
-            self.replay = None
-        counters = Counters(**content["counters"])
-        done = next_stage(self.config, counters) is None
-        if not done or run_folder.discarded_replay(self.run_dir) is None:
-            self.replay = self._open_replay(Cursor(**content["replay"]))
+        self.replay = self._open_replay(Cursor(**content["replay"]))
         self.metrics.restore(content["metrics_bytes"])
         self.agent.load_state_dict(content["agent"])
-        self.counters = self.saved = counters
+        self.counters = self.saved = Counters(**content["counters"])
         self.sums, self.summed_updates = content["sums"], content["summed_updates"]
         self.clock.restore(content["seconds"])
         self.episode_return, self.evaluate_return = content["returns"]
@@ -447,12 +443,6 @@ class Trainer:
         return self.counters.env_steps > end
 
     def _open_replay(self, cursor: Cursor) -> Replay:
-        gone = run_folder.discarded_replay(self.run_dir)
-        if gone is not None:
-            raise UserError(
-                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
-                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
-            )
         replay = Replay(
             self.run_dir / run_folder.REPLAY, self.space.size, self.config.length, cursor
         )

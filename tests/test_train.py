@@ -4,7 +4,6 @@ import dataclasses
 import json
 import multiprocessing
 import random
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -457,14 +456,6 @@ def test_without_its_replay_a_run_is_not_trained_further(tmp_path):
         train(minute(), tmp_path)
     assert run_folder.discard_replay(tmp_path, "again") == 0
     assert run_folder.discarded_replay(tmp_path) == record
-
-
-def test_a_run_that_is_done_needs_no_replay_to_say_so(tmp_path, uninterrupted):
-    shutil.copytree(uninterrupted, tmp_path / "run")
-    run_folder.discard_replay(tmp_path / "run", "the run was done")
-    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert train(minute(), tmp_path / "run").status == "COMPLETED"
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
 def stopper(run_dir: Path, env_steps: int):
