@@ -135,7 +135,7 @@ class WorkerProcesses:
                 assert isinstance(connection, Connection)
                 try:
                     done[connection] = _result(connection.recv())
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):  # also in the middle of a message
                     before_step(0)  # perhaps both were asked to stop
                     code = playing[connection].wait()
                     if code == -signal.SIGKILL:

@@ -19,6 +19,7 @@ import contextlib
 import itertools
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -191,7 +192,10 @@ class ReplayFiles:
         for name in names:
             flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
             with contextlib.suppress(FileNotFoundError):  # named where it is read
-                self._files[name] = os.open(self.folder / name, flags, 0o666)
+                # Not blocking: a pipe in its place would keep the process waiting.
+                self._files[name] = os.open(self.folder / name, flags | os.O_NONBLOCK, 0o666)
+                if not stat.S_ISREG(os.fstat(self._files[name]).st_mode):
+                    raise self._damaged(name, "it is no file")
 
     def _restore(self, cursor: Cursor | None) -> None:
         if INDEX not in self._files:

@@ -158,7 +158,9 @@ def test_values_zoom_and_methods(browser, page):
     until(lambda: browser.execute_script(zoomed, plot) == whole)
     # One method goes and comes back; one, none, all.
     methods = {one.text: one for one in find(browser, "#figure9 .method")}
-    assert list(methods) == ["Dreamer", "No value", "PlaNet", "D4PG", "A3C"]
+    assert list(methods) == [
+        "Dreamer", "No value", "PlaNet", "Random actions", "D4PG", "A3C"
+    ]  # fmt: skip
     click(browser, methods["No value"])
     until(lambda: traces(browser, 0) == ["Dreamer", "PlaNet"])
     assert methods["No value"].get_attribute("aria-pressed") == "false"

@@ -278,7 +278,7 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     os.kill(paused[2], signal.SIGKILL)
     os.kill(parent(paused[3]), signal.SIGKILL)  # as when a node goes away: nobody says a word
     os.kill(paused[3], signal.SIGKILL)
-    assert "1 of 1 runs" in command("cancel", suite, "--only", "seed=4")[1]
+    assert "1 of 1 run " in command("cancel", suite, "--only", "seed=4")[1]
     sbatch.ask("scancel", "--signal=USR2", job_of[5])  # and for a time-out
     subprocess.run([SCRIPT, "stop-node"], check=True, timeout=60)
     for seed in (1, 5, 6, 7):
@@ -394,7 +394,7 @@ def test_a_submission_that_fails_half_way_is_completed_by_the_next(slurm, tmp_pa
     assert states(suite) == dict.fromkeys(range(5), "queued")
     assert command("status", suite)[1].strip().endswith("5 queued")
     assert len(queue()) == 5
-    assert "1 of 1 runs" in command("cancel", suite, "--only", "seed=3")[1]
+    assert "1 of 1 run " in command("cancel", suite, "--only", "seed=3")[1]
     assert states(suite)[3] == "missing" and len(queue()) == 4
     assert "4 of 5 runs" in command("cancel", suite)[1]
     assert not queue() and set(states(suite).values()) == {"missing"}
