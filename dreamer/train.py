@@ -388,6 +388,12 @@ class Trainer:
         Raises DamagedError if there are checkpoints and none is whole, and UserError for a run
         without its replay.
         """
+        gone = run_folder.discarded_replay(self.run_dir)
+        if gone is not None:
+            raise UserError(
+                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
+                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
+            )
         ends: list[Path] = []  # of a smaller budget
         refused: dict[Path, str] = {}
         for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):
