@@ -42,7 +42,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from dreamer.errors import one_line
+from dreamer.errors import UserError, one_line
 
 RESULTS = Path("results")  # of every command: in the folder where it is typed
 CONFIG = "config.json"
@@ -348,6 +348,16 @@ def discard_replay(folder: Path, why: str) -> int:
 def discarded_replay(folder: Path) -> dict[str, Any] | None:
     """The record (time, why, bytes) of a run whose replay was discarded in order, else None."""
     return read_json(folder / REPLAY_DISCARDED)
+
+
+def require_replay(folder: Path) -> None:
+    """Raises UserError for a run whose replay was discarded: it cannot be trained further."""
+    gone = discarded_replay(folder)
+    if gone is not None:
+        raise UserError(
+            f"{folder}: {gone.get('why')}, so its replay was discarded; "
+            "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
+        )
 
 
 def size_text(size_bytes: float) -> str:

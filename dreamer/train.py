@@ -85,8 +85,9 @@ def train(
     """Trains in `run_dir` until the budget is used, from the last checkpoint if there is one.
 
     A run that was trained with a smaller budget goes on, bit for bit as if the larger one had been
-    asked for at once; one that has gone further already is left alone. `log` gets each record after
-    it was appended to `metrics.jsonl`. `should_stop` is asked between
+    asked for at once; one that has gone further already is left alone.
+
+    `log` gets each record after it was appended to `metrics.jsonl`. `should_stop` is asked between
     updates and between agent_steps; when it says yes, a checkpoint is saved and the summary's
     status is INTERRUPTED. `on_progress` is called as often. Raises UserError for what a user can
     mend, and FloatingPointError when the losses are no longer finite.
@@ -388,12 +389,7 @@ class Trainer:
         Raises DamagedError if there are checkpoints and none is whole, and UserError for a run
         without its replay.
         """
-        gone = run_folder.discarded_replay(self.run_dir)
-        if gone is not None:
-            raise UserError(
-                f"{self.run_dir}: {gone.get('why')}, so its replay was discarded; "
-                "it can be evaluated and drawn, but to train it further, start it anew with --fresh"
-            )
+        run_folder.require_replay(self.run_dir)
         ends: list[Path] = []  # of a smaller budget
         refused: dict[Path, str] = {}
         for path in reversed(checkpoint_paths(self.run_dir / run_folder.CHECKPOINTS)):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -218,3 +221,26 @@ class Server:
     def database(self):
         pymongo = pytest.importorskip("pymongo")
         return pymongo.MongoClient(self.url, serverSelectionTimeoutMS=5000)[self.name]
+
+
+def killed_at(number: int, action: Callable[[], object], files: tuple[str, ...]) -> bool:
+    """Runs `action` in a child that kills itself at the line number `number` of all lines of these
+    files that it executes. Returns whether it came so far."""
+    child = os.fork()
+    if not child:
+        left = number
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            nonlocal left
+            if not frame.f_code.co_filename.endswith(files):
+                return None
+            left -= event == "line"
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+
+        sys.settrace(trace)
+        threading.settrace(trace)
+        action()
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGKILL

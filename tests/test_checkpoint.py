@@ -84,31 +84,14 @@ def test_checkpoints_of_earlier_code_are_whole_by_the_file_beside_them(tmp_path)
 
 
 KILLED = """
-import os, shutil, signal, sys
+import shutil, sys
 from pathlib import Path
 import torch
 from dreamer import run_folder
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
+from tests.helpers import killed_at
 
 ours = ("dreamer/checkpoint.py", "dreamer/run_folder.py")
-
-def killed_at(number, action):
-    # Runs it in a child that kills itself at this line of these files; whether it got there.
-    child = os.fork()
-    if not child:
-        left = number
-        def trace(frame, event, argument):
-            nonlocal left
-            if not frame.f_code.co_filename.endswith(ours):
-                return None
-            left -= event == "line"
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        sys.settrace(trace)
-        action()
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
 
 def save(value):
     content = {"value": torch.full((1000,), value)}
@@ -124,7 +107,7 @@ while True:
         [path] = checkpoint_paths(folder)
         torch.save({"value": torch.full((1000,), 1)}, path)
         run_folder.checksum_path(path).write_text(f"{run_folder.sha256(path)}  {path.name}")
-    killed = killed_at(number, lambda: save(2))
+    killed = killed_at(number, lambda: save(2), ours)
     values = {int(load_checkpoint(path)["value"][0]) for path in checkpoint_paths(folder)}
     assert values <= {1, 2} and (values or kind == "first"), (number, values)
     seen |= values

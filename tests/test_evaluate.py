@@ -103,7 +103,8 @@ def test_the_newest_checkpoint_or_the_one_that_is_named(capsys, finished: Path) 
     older, newest = checkpoint_paths(finished / "checkpoints")
     assert measure(capsys, finished, "--episodes", 1)["checkpoint"] == str(newest)
     named = measure(capsys, finished, "--episodes", 1, "--checkpoint", older)
-    assert named["checkpoint"] == str(older)
+    assert named["checkpoint"] == str(older) != str(newest)
+    assert named["env_steps"] == int(older.name.split("-")[1])
 
 
 def test_a_checkpoint_may_vanish_after_it_was_listed(capsys, run_dir: Path, monkeypatch) -> None:

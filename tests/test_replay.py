@@ -256,30 +256,11 @@ def test_a_disk_that_fills_in_the_middle_of_a_block_loses_nothing(tmp_path):
 
 
 KILLED = """
-import os, signal, sys, threading
+import sys
 from pathlib import Path
 from dreamer.replay import Replay
-from tests.test_replay import check_aligned, counting_episode, filled
-import numpy as np
-
-def killed_at(number, action):
-    # Runs it in a child that kills itself at this line of replay_files.py; whether it got there.
-    child = os.fork()
-    if not child:
-        left = number
-        def trace(frame, event, argument):
-            nonlocal left
-            if not frame.f_code.co_filename.endswith("replay_files.py"):
-                return None
-            left -= event == "line"
-            if left < 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        sys.settrace(trace)
-        threading.settrace(trace)  # packing has a thread of its own
-        action()
-        os._exit(0)
-    return os.waitpid(child, 0)[1] == signal.SIGKILL
+from tests.helpers import killed_at
+from tests.test_replay import counting_episode, filled
 
 folder = Path(sys.argv[1])
 replay = filled(folder, [9, 26])
@@ -289,13 +270,24 @@ whole = {path.name: path.read_bytes() for path in folder.iterdir()}
 number = 0
 def go_on():
     Replay(folder, 2, 5, cursor).append(counting_episode(2, 30))
-while killed_at(number, go_on):
+while killed_at(number, go_on, ("replay_files.py",)):
     number += 3
     if number % 7 == 0:  # each leaves something else behind
         Replay(folder, 2, 5, cursor).close()
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 print(number)
 """
+
+
+@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+def test_a_pipe_in_place_of_a_file_is_damage_and_waits_for_nobody(tmp_path, name):
+    replay = filled(tmp_path, [9])
+    cursor = replay.cursor()
+    replay.close()
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DamagedError, match=rf"{name}: .*it is no file"):
+        Replay(tmp_path, 2, 5, cursor)
 
 
 @pytest.mark.slow

@@ -32,9 +32,7 @@ from analysis.count.statistics import (
     probability_of_improvement,
 )
 from analysis.count.summary import Summary
-from analysis.count.verdict import counts_text
-
-LEVEL_OF_TESTS = 0.05
+from analysis.count.verdict import LEVEL_OF_TESTS, counts_text
 
 
 class Side(NamedTuple):

@@ -41,7 +41,7 @@ PUBLISHED_STYLES: dict[str, Style] = {
     "slac": Style("SLAC", "#5D3A9B", "", (0, (5, 1.5, 1, 1.5))),
     "planet": Style("PlaNet (published)", GREEN, "", (0, (3, 1.5))),
     "dreamer": Style("Dreamer (released)", "#4B4B4B", "", (0, (4, 1.2))),
-    "random": Style("Random actions", "#B5B5B5", "", (0, (1, 1.2))),
+    "random": Style("Random actions", "#C4C4C4", "", "-"),
     "best": Style("Best published", "#B5B5B5", "", (0, (6, 2))),
 }
 SPARE = ("#332288", "#117733", "#AA4499", "#DDCC77", "#661100", "#6699CC")

@@ -32,6 +32,7 @@ from suites.record.scores import WINDOW_WORDS
 
 MAX_BINS = 50
 GROUP = ("task", "method", "x")
+METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 
 
 class Completeness(StrEnum):
@@ -82,10 +83,14 @@ class Summary(NamedTuple):
     def final_words(self) -> str:
         """What a seed's final score is, and how many values it is the mean of."""
         if self.last is not None:
-            return f"the mean of its last {self.last} values of {self.metric}"
-        count = counts_text(self.finals["evaluations"]) or "no"
-        values = "value" if count == "1" else "values"
-        return f"the mean of {self.metric} in {WINDOW_WORDS} ({count} {values})"
+            return f"the mean of its last {self.last} {self.metric_words}"
+        count = counts_text(self.finals["evaluations"]) or "none"
+        return f"the mean of its {self.metric_words} in {WINDOW_WORDS} ({count} of them)"
+
+    @property
+    def metric_words(self) -> str:
+        """What the metric's values are, in the plural."""
+        return METRIC_WORDS.get(self.metric, f"values of {self.metric}")
 
     def methods_with_scores(self) -> list[str]:
         present = set(self.scores["method"])

@@ -18,7 +18,7 @@ from analysis.count import statistics
 from analysis.count.averages import common_range, interval_warning, normalised
 from analysis.count.methods import PUBLISHED_STYLES, pair_of, settings_of
 from analysis.count.published import CAVEATS, published_scores, random_scores
-from analysis.count.summary import Summary
+from analysis.count.summary import METRIC_WORDS, Summary
 from analysis.draw import aggregates, bars, heatmap, images, lines
 from analysis.draw.page import pretty
 from analysis.read.predictions import Prediction
@@ -26,7 +26,6 @@ from analysis.variants import behaviour_label, pair_label
 
 MOST_SEEDS = 10  # more single runs than these are not drawn
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
-METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 METRIC_LABELS = {"evaluate_return": "Score", "episode_return": "Training return"}
 
 
@@ -231,14 +230,15 @@ def notes_of(
     counts = sorted({int(n) for n in summary.scores["n"]}) or [0]
     seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
     spread = statistics.BANDS[summary.band][0]
-    what = METRIC_WORDS.get(summary.metric, f"values of {summary.metric}")
     notes = [
         f"Mean over {seeds} seeds per task and method" + (f"; {mark}: {spread}." if mark else ".")
     ]
     if counts[-1] < 2:
         notes = ["One seed per task and method: no spread is shown."]
     if binned:
-        notes[0] += f" Score: mean return of {what}, averaged per seed within bins first."
+        notes[0] += (
+            f" Score: mean return of {summary.metric_words}, averaged per seed within bins first."
+        )
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
             notes[0] += " Dotted: fewer runs than planned."
         if len(single_runs(summary)):

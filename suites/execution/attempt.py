@@ -161,10 +161,7 @@ def _attempt(
 
 def _check_folder(folder: Path) -> None:
     """Raises UserError if the run's config.json was damaged, or its replay discarded."""
-    if (gone := run_folder.discarded_replay(folder)) is not None:
-        raise UserError(
-            f"{folder}: {gone.get('why')}; without its replay a larger budget needs --fresh"
-        )
+    run_folder.require_replay(folder)
     path = folder / run_folder.CONFIG
     if path.exists() and run_folder.read_json(path) is None:
         raise UserError(f"{path}: damaged; restore it, or start this run anew with --fresh")

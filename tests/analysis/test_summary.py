@@ -246,7 +246,7 @@ def test_tables_mark_the_best_and_say_what_they_show(tmp_path):
     table = tables.score_cells(summary_of(suite, tmp_path, published=("d4pg",)))
     text = tables.markdown(table)
     row = "| Cartpole Balance | **710 ± 10 [685, 735]** | 410 ± 10 [385, 435] | 993 |"
-    assert row in text and "(1 value)" in text
+    assert row in text and "its evaluations in the last 1e5" in text and "(1 of them)" in text
     assert "Mean of 2 tasks" in text and "18 tasks (no quadruped)" in text
     assert "SYNTHETIC" in text
     tex = tables.latex(table)
