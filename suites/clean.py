@@ -58,7 +58,7 @@ def clean(options: argparse.Namespace) -> int:
     if not options.yes:
         if not sys.stdin.isatty():
             raise UserError("clean: nobody can be asked here; give --yes, or --dry-run to look")
-        if input("Remove this for good? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not command.agreed("Remove this for good?"):
             raise UserError("clean: nothing was removed")
     freed = 0
     for item in items:
@@ -68,7 +68,7 @@ def clean(options: argparse.Namespace) -> int:
             print(f"kept  {error}", file=sys.stderr)
         except OSError as error:
             print(f"kept  {error.filename or item.path}: {error.strerror}", file=sys.stderr)
-    print(f"{_size(freed)} freed")
+    print(f"{run_folder.size_text(freed)} freed")
     return 0
 
 
@@ -97,9 +97,9 @@ def show(items: Sequence[Item]) -> None:
     """Prints each kind with its size, and the largest of its items."""
     for kind in dict.fromkeys(item.kind for item in items):
         sizes = {item.path: _bytes(item.path) for item in items if item.kind == kind}
-        print(f"{_size(sum(sizes.values())):>10}  {len(sizes)} {kind}")
+        print(f"{run_folder.size_text(sum(sizes.values())):>10}  {len(sizes)} {kind}")
         for path in sorted(sizes, key=lambda path: -sizes[path])[:MAX_NAMED]:
-            print(f"{_size(sizes[path]):>14}  {path}")
+            print(f"{run_folder.size_text(sizes[path]):>14}  {path}")
         if len(sizes) > MAX_NAMED:
             print(f"{'':14}  and {len(sizes) - MAX_NAMED} more")
 
@@ -112,13 +112,11 @@ def _budgets(results: Path, runs: Sequence[Run]) -> Mapping[str, int]:
     budgets = {run.run_id: run.config["env_steps"] for run in runs}
     for path in sorted(results.glob(run_folder.suite_runs_path(Path(), "*").as_posix())):
         try:
-            rows = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            wanted = {row["run_id"]: row["env_steps"] for row in json.loads(path.read_bytes())}
+        except (OSError, ValueError, KeyError, TypeError):
             text = f"{path}: cannot be read, so what that suite still needs is not known"
             raise UserError(f"{text}; start it once with suites.run, or remove the file") from None
-        for row in rows:
-            if row["run_id"] in budgets:
-                budgets[row["run_id"]] = max(budgets[row["run_id"]], row["env_steps"])
+        budgets |= {one: max(budgets[one], wanted[one]) for one in budgets.keys() & wanted.keys()}
     return budgets
 
 
@@ -179,14 +177,6 @@ def _bytes(path: Path) -> int:
     """Disk that a folder's files take up."""
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     return sum(file.lstat().st_blocks * 512 for file in found)
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:,.1f} GB"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from suites.language.nodes import scalar, show
 from suites.language.suite import Run, Suite, check_overrides, expand, find_suite, merge
 from suites.record.contents import as_recorded
 
-__all__ = ["Parser", "chosen", "group_by_seed", "main", "parser", "select"]
+__all__ = ["Parser", "agreed", "chosen", "group_by_seed", "main", "parser", "select"]
 SELECTABLE = ("run_id", "suites", *SETTINGS)
 
 
@@ -43,6 +43,15 @@ def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     suites = [expand(find_suite(path), settings) for path in options.suites]
     suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
+
+
+def agreed(question: str) -> bool:
+    """Whether the user answers yes; Ctrl-D is no answer."""
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:
+        return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:

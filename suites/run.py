@@ -242,11 +242,7 @@ def confirm(expected: Forecast, results: Path) -> None:
     print(forecast.text(expected, forecast.free_gb(results)), file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError(f"{forecast.duration(hours)} on this machine; --yes if that is meant")
-    try:
-        answer = input("Start? [y/N] ")
-    except EOFError:  # Ctrl-D
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
+    if not command.agreed("Start?"):
         raise UserError("not started")
 
 
