@@ -298,7 +298,7 @@ def players() -> list[int]:
         with contextlib.suppress(OSError):
             parent = int(path.read_text().rpartition(")")[2].split()[1])
             words = path.with_name("cmdline").read_bytes().split(b"\0")
-            if parent == os.getpid() and b"dreamer.collect" in words:
+            if parent == os.getpid() and b"dreamer.workers" in words:
                 found.append(int(path.parent.name))
     return found
 
