@@ -294,8 +294,9 @@ def single_runs(summary: Summary, *, final: bool = False) -> pd.DataFrame:
 
 
 def levels(summary: Summary) -> pd.DataFrame:
-    """`method, task, score_mean` of what is drawn as horizontals: random actions, and the published
-    scores that the suite names, otherwise the best published score of each task."""
+    """The horizontal lines of a figure, `method, task, score_mean`: random actions, and the
+    published scores that the suite names, otherwise the best published score of each task.
+    """
     if summary.metric not in METRIC_WORDS:
         return summary.published
     chance = {task: score for task, score in random_scores().items() if task in summary.tasks}

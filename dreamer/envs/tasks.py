@@ -26,8 +26,9 @@ TASKS = (*CONTROL_TASKS, *TOYS)
 
 
 def is_task(task: str) -> bool:
-    """Whether `task` is in the table or reads `prefix:name`. Imports nothing: whether there is such
-    a name behind the prefix is seen when its simulator is made."""
+    """Whether `task` is in the table or has a known prefix (`prefix:name`). Imports nothing, so a
+    wrong name behind a prefix is only noticed when its simulator is made.
+    """
     prefix, _, name = task.partition(":")
     return task in TASKS or bool(prefix and name)
 

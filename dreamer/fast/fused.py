@@ -31,7 +31,7 @@ def available(device: torch.device) -> bool:
 
 
 def fused(model: WorldModel, half: bool) -> WorldModel:
-    """The model with fused layers, in half precision if `half`: for weights as they are now."""
+    """A copy of the model with fused layers and its weights as they are now, in half precision if `half`."""
     kernels = Kernels(half)
 
     def change(clone: nn.Module) -> None:

@@ -19,8 +19,8 @@ def run_id(config: Mapping[str, Any]) -> str:
     """A readable prefix and a hash of the settings that change the outcome.
 
     A setting with its `before` value (that of runs made before the setting existed) is left out, so
-    that older runs keep their ids. Once the budget was part of an id: the preset's stands in its
-    place, so that runs with that budget keep theirs.
+    older runs keep their ids. Ids used to contain the budget: the preset's budget still stands in
+    its place, so runs with that budget keep their ids, too.
     """
     budget = preset_settings(config["preset"])["env_steps"]
     return _id(config, outcome_values(config) | {"env_steps": budget})
