@@ -363,7 +363,7 @@ def _in_percent(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
 
 
 def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
-    """Mean squared error (of pixels in [0, 1]) per frame, with the run."""
+    """Mean squared error of each frame of one prediction, of pixels in [0, 1]."""
     error = (one.truth.astype(float) - one.model.astype(float)) / 255
     data = pd.DataFrame(
         {

@@ -36,11 +36,11 @@ def recorded_ids(
     present: Iterable[str],
     config_of: Callable[[str], Mapping[str, Any] | None],
 ) -> dict[str, str]:
-    """{run id: the id under which its records are}, where they have an earlier id.
+    """{run id: the id that its records have}, for runs that earlier code recorded under another id.
 
-    `configs`: the settings of runs by id. `present`: the ids of the runs that are recorded, whose
-    settings `config_of` gives, or None if it cannot. Of several earlier runs the one with the same
-    budget counts, else the one with the largest.
+    `configs`: the settings of runs by id. `present`: the ids that have records; `config_of` gives
+    their settings, or None if they cannot be read. Of several such records the one with the same
+    budget is taken, else the one with the largest.
     """
     there = set(present)
     earlier = {run_id: earlier_run_id(config) for run_id, config in configs.items()}
