@@ -9,7 +9,6 @@ Sacred's files and to MongoDB, which can neither stop nor slow down training.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -60,8 +59,6 @@ def execute(
     UserError if the run cannot start.
     """
     config = config_from_dict(spec.config)
-    if spec.executor == "debug":  # so that a debugger can step through an update
-        config = dataclasses.replace(config, cuda_graph="off")
     results = Path(spec.results)
     make_folder(spec.folder)
     with _locked(spec.folder):
