@@ -18,13 +18,14 @@ from suites.record.metrics import read_metrics
 
 
 class Finding(NamedTuple):
-    """A problem that an audit found."""
+    """What an audit found: a problem, or a note."""
 
     kind: str
     run_id: str  # "" for findings about the suite
     attempt: int | None
     text: str
     todo: str
+    note: bool = False  # worth knowing, and nothing is wrong
 
 
 class RunContents(NamedTuple):
