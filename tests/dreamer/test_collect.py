@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import players_of
 from toy_runs import CONTEXT, assert_same_run, minute, records
 
 from dreamer.agent import Agent
@@ -173,19 +174,6 @@ def _train_alone(run_dir: Path, done: Any) -> None:
         done.value = max(done.value, progress.updates)
 
     train(parallel(), run_dir, on_progress=count)
-
-
-def players_of(pid: int) -> set[int]:
-    """Processes that play for process `pid`."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if parent == pid and b"dreamer.workers" in (entry / "cmdline").read_bytes():
-                found.add(int(entry.name))
-        except (OSError, ValueError, IndexError):
-            continue  # not a process, or one that ended meanwhile
-    return found
 
 
 def alive(pid: int) -> bool:

@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, wait_until
-from test_collect import SPACE, players_of
-from test_train import assert_same_run, minute, records
+from helpers import ROOT, players_of, wait_until
+from toy_runs import assert_same_run, minute, records
 
 from dreamer.agent import Agent
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint
 from dreamer.config import Config
 from dreamer.envs.environment import make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError
 from dreamer.evaluation import Evaluator, InProcessEvaluator, ParallelEvaluator, Scores
 from dreamer.run_folder import Status
 from dreamer.schedule import Counters
 from dreamer.train import Progress, train
 
+SPACE = ActionSpace(2, discrete=False)
 DUE = Counters(env_steps=200, agent_steps=100, updates=19, evaluations=3)
 
 
