@@ -206,17 +206,20 @@ class Agent:
 
     # Weights, for players in other processes and for checkpoints.
 
-    def policy_weights(self) -> list[Tensor]:
-        """Copies, on the CPU, of the weights that `policy` reads."""
-        return [p.detach().to("cpu", copy=True) for p in self._policy_parameters()]
+    def policy_weights(self, predicting: bool = False) -> list[Tensor]:
+        """Copies, on the CPU, of the weights that `policy` reads; `predicting`: and `predict`."""
+        parameters = self._policy_parameters(predicting)
+        return [parameter.detach().to("cpu", copy=True) for parameter in parameters]
 
     @torch.no_grad()
-    def load_policy_weights(self, weights: list[Tensor]) -> None:
-        for parameter, weight in zip(self._policy_parameters(), weights, strict=True):
+    def load_policy_weights(self, weights: list[Tensor], predicting: bool = False) -> None:
+        for parameter, weight in zip(self._policy_parameters(predicting), weights, strict=True):
             parameter.copy_(weight)
 
-    def _policy_parameters(self) -> list[nn.Parameter]:
-        modules = (self.model.encoder, self.model.rssm, self.model.reward_head)
+    def _policy_parameters(self, predicting: bool) -> list[nn.Parameter]:
+        modules = [self.model.encoder, self.model.rssm, self.model.reward_head]
+        if predicting and self.model.decoder is not None:
+            modules.append(self.model.decoder)
         model = [parameter for module in modules for parameter in module.parameters()]
         return model + [p for group in self.card.acts_with for p in self.parameters[group]]
 

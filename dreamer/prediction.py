@@ -33,16 +33,11 @@ def predicted(
     return None if model is None else (truth, model)
 
 
-def save_prediction(
-    path: Path, agent: Agent, episode: Episode, generator: torch.Generator, env_steps: int
-) -> None:
-    """Replaces the prediction (.npz) in a run's folder, if there is anything to show."""
-    pair = predicted(agent, episode, generator)
-    if pair is None:
-        return
+def save_prediction(path: Path, truth: np.ndarray, model: np.ndarray, env_steps: int) -> None:
+    """Replaces the prediction (.npz) in a run's folder."""
     with run_folder.replacing(path) as partial:
         np.savez_compressed(
-            partial, truth=pair[0], model=pair[1], context=PREDICTION_CONTEXT, env_steps=env_steps
+            partial, truth=truth, model=model, context=PREDICTION_CONTEXT, env_steps=env_steps
         )
 
 

@@ -41,15 +41,15 @@ from dreamer.config import (
     outcome_dict,
 )
 from dreamer.envs.environment import make_environment
-from dreamer.episodes import play_episode
 from dreamer.errors import DamagedError, UserError
+from dreamer.evaluation import Evaluator, make_evaluator
 from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
 from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
-from dreamer.seeding import numpy_generator, torch_generator
+from dreamer.seeding import numpy_generator
 
 MUCH_TOO_SHORT = 0.1  # share of episodes that cannot be sampled, from which a warning is due
 
@@ -103,6 +103,7 @@ def train(
         while not past and (stage := next_stage(config, trainer.counters)) is not None:
             with trainer.clock.on(stage):
                 trainer.stages[stage]()
+        trainer.finish()
     except _StoppedError:
         status = Status.INTERRUPTED
         trainer.save_checkpoint()
@@ -141,10 +142,12 @@ class Trainer:
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
-        self.evaluate_env = make_environment(config, evaluation=True)
-        self.space = self.evaluate_env.action_space
+        self.held: list[Record] = []  # that follow the result of the evaluation under way
+        env = make_environment(config, evaluation=True)
+        self.space = env.action_space
         self.agent = Agent(config, self.space, device)
         self.collector: Collector = make_collector(config, self.agent)
+        self.evaluator: Evaluator = make_evaluator(config, self.agent, env)
         self.replay: Replay | None = None
         self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
         self.writer = CheckpointWriter(run_dir / run_folder.CHECKPOINTS)
@@ -172,6 +175,7 @@ class Trainer:
 
         def before_step(env_steps: int) -> None:
             self._check_stop()
+            self._take_evaluation()
             self._show(before + env_steps)
 
         for episode, env_steps in self.collector.take(before_step):
@@ -220,6 +224,7 @@ class Trainer:
     def update(self) -> None:
         """One gradient update; every `log_every_updates` a record of their means."""
         self._check_stop()
+        self._take_evaluation()
         config, number = self.config, self.counters.updates
         assert self.source is not None
         with self.clock.on(SAMPLE):
@@ -237,45 +242,62 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Episodes of the mode action without noise, in an environment of their own; and an
-        open-loop prediction of the first of them."""
+        open-loop prediction of the first of them.
+
+        With `collect: parallel` they are played while training goes on, one evaluation at a time.
+        """
         self._means()
-        c, config = self.counters, self.config
+        self._take_evaluation(block=True)  # the one before
+        c = self.counters
         if next_stage(self.endless, c) != Stage.EVALUATE:  # only since the budget ends here
             self.keep_common()
-        returns = []
-        for number in range(config.eval_episodes):
-            index = c.evaluations * config.eval_episodes + number
-            episode, _ = play_episode(
-                self.evaluate_env,
-                self.agent,
-                config.seed,
-                "evaluate",
-                index,
-                before_step=lambda _: self._check_stop(),
-            )
-            returns.append(float(episode.reward.sum()))
-            if number == 0:
-                with self.clock.on(LOG):
-                    self._save_prediction(episode)
+        self.evaluator.begin(c, self._check_stop)
         self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
-        self.evaluate_return = float(np.mean(returns))
-        self._record(
-            "evaluate",
-            evaluate_return=self.evaluate_return,
-            evaluate_returns=returns,
-            evaluate_episodes=len(returns),
-        )
+        self._take_evaluation()
         self._tell_short_episodes()
-        spent = self.clock.seconds()
-        parts = {f"seconds_{part}": seconds for part, seconds in spent.items()}
-        self._record("time", **parts, seconds_total=sum(spent.values()))
         self._show()
 
     def save(self) -> None:
         self.counters = self.counters._replace(saved_env_steps=self.counters.env_steps)
         self.save_checkpoint()
 
+    def finish(self) -> None:
+        """Waits for the last evaluation, and keeps its result."""
+        if self.evaluator.due is not None:
+            with self.clock.on(Stage.EVALUATE):
+                self._take_evaluation(block=True)
+            self.save_checkpoint()
+
     # Parts of them.
+
+    def _take_evaluation(self, block: bool = False) -> None:
+        """Records the evaluation under way if it is over; `block`: once it is.
+
+        Its records stand in the file where it was due: what comes after them is held until then.
+        """
+        due = self.evaluator.due
+        if due is None or (scores := self.evaluator.take(self._check_stop, block)) is None:
+            return
+        self.saved = None  # a checkpoint of now has the result
+        if scores.prediction is not None:
+            with self.clock.on(LOG):
+                path = self.run_dir / run_folder.PREDICTION
+                save_prediction(path, *scores.prediction, due.env_steps)
+        self.evaluate_return = float(np.mean(scores.returns))
+        self._record(
+            "evaluate",
+            due,
+            evaluate_return=self.evaluate_return,
+            evaluate_returns=scores.returns,
+            evaluate_episodes=len(scores.returns),
+        )
+        spent = self.clock.seconds()
+        parts = {f"seconds_{part}": seconds for part, seconds in spent.items()}
+        self._record("time", due, **parts, seconds_total=sum(spent.values()))
+        with self.clock.on(LOG):
+            for record in self.held:
+                self.metrics.append(record)
+        self.held = []
 
     def _means(self) -> dict[str, float]:
         """Means of what updates watched since their last record. Raises FloatingPointError if one
@@ -309,17 +331,16 @@ class Trainer:
             return 0.0
         return self.replay.short_episodes / self.counters.episodes
 
-    def _save_prediction(self, episode: Episode) -> None:
-        c = self.counters
-        generator = torch_generator(self.config.seed, "predict", c.evaluations, self.device)
-        path = self.run_dir / run_folder.PREDICTION
-        save_prediction(path, self.agent, episode, generator, c.env_steps)
-
-    def _record(self, kind: str, **values: Any) -> None:
-        c = self.counters
+    def _record(self, kind: str, at: Counters | None = None, /, **values: Any) -> None:
+        """`at`: where the run was, if that is not where it is now."""
+        c = at or self.counters
         counts = dict(env_steps=c.env_steps, agent_steps=c.agent_steps, updates=c.updates)
+        record = {"kind": kind, **counts, **values}
+        if self.evaluator.due is not None:
+            self.held.append(record)
+            return
         with self.clock.on(LOG):
-            self.metrics.append({"kind": kind, **counts, **values})
+            self.metrics.append(record)
 
     def _show(self, env_steps: int | None = None) -> None:
         c = self.counters
@@ -372,6 +393,8 @@ class Trainer:
             "returns": [self.episode_return, self.evaluate_return],
             "agent": self.agent.state_dict(),
             "collector": self.collector.state_dict(),
+            "evaluation": self.evaluator.state_dict(),
+            "held": self.held,
             "common": self.common,
         }
 
@@ -431,6 +454,8 @@ class Trainer:
         self.clock.restore(content["seconds"])
         self.episode_return, self.evaluate_return = content["returns"]
         self.collector.load_state_dict(content.get("collector"))  # older ones have none
+        self.evaluator.load_state_dict(content.get("evaluation"))
+        self.held = content.get("held", [])
         self.common = content.get("common")
 
     def has_gone_further(self) -> bool:
@@ -439,7 +464,8 @@ class Trainer:
         if self.counters.env_steps <= self.config.env_steps:
             return False
         lines = (self.run_dir / run_folder.METRICS).read_bytes().splitlines()
-        steps = [r["env_steps"] for r in map(json.loads, lines) if r["kind"] == "episode"]
+        written = [*map(json.loads, lines), *self.held]
+        steps = [record["env_steps"] for record in written if record["kind"] == "episode"]
         possible = steps[self.config.seed_episodes - 1 :]
         end = next((n for n in possible if n >= self.config.env_steps), math.inf)
         return self.counters.env_steps > end
@@ -461,7 +487,7 @@ class Trainer:
 
     def close(self) -> None:
         self.collector.close()
-        self.evaluate_env.close()
+        self.evaluator.close()
         try:
             self.writer.wait()
         finally:

@@ -118,6 +118,19 @@ def worker(spec: Spec) -> subprocess.Popen[bytes]:
     return process
 
 
+def players_of(pid: int) -> set[int]:
+    """The worker processes that play episodes for process `pid`."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and b"dreamer.workers" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
+        except (OSError, ValueError, IndexError):
+            continue  # not a process, or one that ended meanwhile
+    return found
+
+
 def python(
     program: str, *words: object, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:

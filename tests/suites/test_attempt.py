@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -12,7 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, ROOT, SUITE, metrics_of, spec_in, suite_file, wait_until, worker
+from helpers import (
+    QUICK,
+    ROOT,
+    SUITE,
+    metrics_of,
+    players_of,
+    spec_in,
+    suite_file,
+    wait_until,
+    worker,
+)
 
 from analysis import suite_summary
 from dreamer import run_folder
@@ -286,25 +295,13 @@ def test_a_killed_run_is_dead_at_once_and_is_continued(tmp_path, done):
     assert metrics_of(spec) == metrics_of(done)
 
 
-def players() -> list[int]:
-    """The processes that collect for this one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            words = path.with_name("cmdline").read_bytes().split(b"\0")
-            if parent == os.getpid() and b"dreamer.collect" in words:
-                found.append(int(path.parent.name))
-    return found
-
-
 @pytest.mark.slow
 def test_a_run_whose_collecting_process_is_killed_is_continued(tmp_path):
     spec = spec_in(tmp_path, environments=2)
 
     def kill() -> bool:
         if (spec.folder / "checkpoints").is_dir():
-            for player in players()[:1]:
+            for player in sorted(players_of(os.getpid()))[:1]:
                 os.kill(player, signal.SIGKILL)
         return False
 
