@@ -27,7 +27,15 @@ from torch import Tensor
 
 from dreamer.config import IMAGE_SHAPE, Config
 from dreamer.errors import UserError
-from dreamer.replay_files import EMPTY, IMAGE_BYTES, PACKED_IMAGE_BYTES, Cursor, ReplayFiles
+from dreamer.replay_files import (
+    DICTIONARY_BYTES,
+    EMPTY,
+    IMAGE_BYTES,
+    KEPT_DICTIONARIES,
+    PACKED_IMAGE_BYTES,
+    Cursor,
+    ReplayFiles,
+)
 
 MAX_THREADS = 8  # that unpack a batch
 TRAINING_BYTES = 16 * 2**30  # of a GPU's memory that are kept free for all but replay
@@ -223,9 +231,10 @@ def forecast(config: Config, action_size: int) -> Forecast:
     steps = episodes * (-(-limit // config.action_repeat) + 1)
     batch = config.batch_size * config.length * IMAGE_BYTES
     table = steps * 4 * (action_size + 2)
+    dictionaries = min(episodes, KEPT_DICTIONARIES) * DICTIONARY_BYTES
     return Forecast(
         steps=steps,
         disk_bytes=steps * PACKED_IMAGE_BYTES + table,
         raw_bytes=steps * IMAGE_BYTES + table,
-        memory_bytes=table + 2 * batch,
+        memory_bytes=table + dictionaries + 2 * batch,
     )

@@ -16,7 +16,7 @@ Steps are rows of the table in replay.py.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import json
 import os
 import stat
@@ -34,7 +34,9 @@ from dreamer.errors import DamagedError
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
 IMAGES, RAW_IMAGES, STEPS, INDEX = "images.zst", "images.u8", "steps.f32", "episodes.jsonl"
 BLOCK_STEPS = 10
-LEVEL = 3  # of zstandard
+LEVEL = 6  # of zstandard
+KEPT_DICTIONARIES = 500  # in memory, of the episodes that were read last
+DICTIONARY_BYTES = 42_000  # in memory, with zstandard's tables
 PACKED_IMAGE_BYTES = 4300  # at most, of 21 tasks (results/measured/replay_packing.csv)
 CHECK_STEPS = 100  # pictures in memory at once while a replay is checked
 RAW_KEYS = {"episode", "first", "steps"}
@@ -88,6 +90,7 @@ class ReplayFiles:
         self.entries: list[Entry] = []
         self._index_bytes = 0
         self._files: dict[str, int] = {}
+        self._dictionary = functools.lru_cache(KEPT_DICTIONARIES)(self._read_dictionary)
         try:
             self._open(reading=cursor is None)
             self._restore(cursor)
@@ -137,23 +140,34 @@ class ReplayFiles:
             out.data.cast("B")[:] = self._read(RAW_IMAGES, out.nbytes, offset)
             return
         blocks = range(entry.block_of(first), entry.block_of(first + len(out) - 1) + 1)
-        bounds = entry.bounds[blocks[0] : blocks[-1] + 2] - entry.bounds[blocks[0]]
-        packed = memoryview(self._read(IMAGES, int(bounds[-1]), int(entry.bounds[blocks[0]])))
-        key_bytes = int(entry.bounds[1] - entry.bounds[0])
+        bounds = entry.bounds[blocks[0] : blocks[-1] + 2].tolist()
+        packed = memoryview(self._read(IMAGES, bounds[-1] - bounds[0], bounds[0]))
         try:
-            key_block = self._read(IMAGES, key_bytes, int(entry.bounds[0]))
-            key = unpack(key_block, 1, zstandard.ZstdDecompressor())
-            unpacker = zstandard.ZstdDecompressor(_dictionary(key))
+            dictionary = self._dictionary(number)
+            unpacker = zstandard.ZstdDecompressor(dictionary)
             filled = 0
-            for block, (begin, end) in zip(blocks, itertools.pairwise(bounds), strict=True):
+            for block, begin, end in zip(blocks, bounds, bounds[1:], strict=False):
                 at, steps = entry.steps_of(block)
-                images = unpack(packed[begin:end], steps, unpacker) if block else key
-                skipped = max(first - at, 0)
-                taken = images[skipped : skipped + len(out) - filled]
-                out[filled : filled + len(taken)] = taken
-                filled += len(taken)
+                skipped, left = max(first - at, 0), len(out) - filled
+                data = packed[begin - bounds[0] : end - bounds[0]]
+                if block == 0:
+                    out[0] = _picture(dictionary)
+                elif skipped or steps > left:
+                    images = np.empty((steps, *IMAGE_SHAPE), np.uint8)
+                    unpack_into(images, data, unpacker)
+                    out[filled : filled + steps - skipped] = images[skipped : skipped + left]
+                else:
+                    unpack_into(out[filled : filled + steps], data, unpacker)
+                filled += min(steps - skipped, left)
         except zstandard.ZstdError as error:
             raise self._damaged(IMAGES, f"episode {number} is damaged ({error})") from None
+
+    def _read_dictionary(self, number: int) -> zstandard.ZstdCompressionDict:
+        """An episode's first picture, as the dictionary of its blocks. Raises ZstdError."""
+        begin, end = self.entries[number].bounds[:2].tolist()
+        image = np.empty((1, *IMAGE_SHAPE), np.uint8)
+        unpack_into(image, self._read(IMAGES, end - begin, begin), zstandard.ZstdDecompressor())
+        return _dictionary(image)
 
     def read_table(self, number: int) -> np.ndarray:
         """An episode's actions, rewards and terminals, float32 [T, A + 2]. Raises DamagedError."""
@@ -298,18 +312,24 @@ def pack(image: np.ndarray) -> Iterator[bytes]:
         yield packer.compress(image[first : first + BLOCK_STEPS].data.cast("B"))
 
 
-def unpack(
-    block: bytes | memoryview, steps: int, unpacker: zstandard.ZstdDecompressor
-) -> np.ndarray:
-    """The pictures of a block, uint8 [steps, 64, 64, 3]. Raises ZstdError if it is damaged."""
-    if zstandard.frame_content_size(block) != steps * IMAGE_BYTES:
+def unpack_into(
+    out: np.ndarray, block: bytes | memoryview, unpacker: zstandard.ZstdDecompressor
+) -> None:
+    """Fills `out`, uint8 [steps, 64, 64, 3], with the pictures of a block. Raises ZstdError for
+    other bytes than were packed."""
+    if zstandard.frame_content_size(block) != out.nbytes:
         raise zstandard.ZstdError("another size")
-    data = unpacker.decompress(block, allow_extra_data=False)
-    return np.frombuffer(data, np.uint8).reshape(steps, *IMAGE_SHAPE)
+    with unpacker.stream_reader(block, read_across_frames=True) as reader:
+        if reader.readinto(out) != out.nbytes or reader.read(1):
+            raise zstandard.ZstdError("another size")
 
 
 def _dictionary(image: np.ndarray) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(image.tobytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def _picture(dictionary: zstandard.ZstdCompressionDict) -> np.ndarray:
+    return np.frombuffer(dictionary.as_bytes(), np.uint8).reshape(IMAGE_SHAPE)
 
 
 def _checked(line: Any, number: int, first: int) -> dict[str, Any]:

@@ -4,7 +4,9 @@
     python -m suites.benchmark load [RUNS]       load 5,000 runs of 2,000 points, cold and warm
     python -m suites.benchmark training [STEPS]  the share of a run's time that its records take
     python -m suites.benchmark commands [RUNS]   the status of 10,000 runs; expand ten times as many
-    python -m suites.benchmark replay [FRAMES]   how small pictures of 21 tasks become, and how fast
+    python -m suites.benchmark replay [FRAMES [RESULTS ...]]
+                                                 how small pictures of 21 tasks, and of trained
+                                                 runs, become, and how fast
 
 The first three print seconds of CPU (user and system) and of wall clock. `commands` prints CSV:
 medians of five new processes after one that warms up the disk's cache. `replay` prints CSV:
@@ -16,10 +18,13 @@ each GB of them takes about a second more.
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import itertools
 import json
+import math
 import os
+import re
 import resource
 import shutil
 import socket
@@ -36,7 +41,19 @@ import numpy as np
 import zstandard
 
 from dreamer import run_folder
-from dreamer.replay_files import BLOCK_STEPS, IMAGE_BYTES, IMAGES, LEVEL
+from dreamer.config import IMAGE_SHAPE, Config, config_dict, make_config
+from dreamer.replay_files import (
+    BLOCK_STEPS,
+    EMPTY,
+    IMAGE_BYTES,
+    IMAGES,
+    INDEX,
+    LEVEL,
+    STEPS,
+    Cursor,
+    ReplayFiles,
+    pack,
+)
 from suites import audit
 from suites.language.axes import TASK_SETS
 from suites.language.suite import Run, expand
@@ -50,6 +67,7 @@ env_steps: 2e6
 seeds: {seeds}
 grid: {{task: walker_walk}}
 """
+PREDICTED = 50  # frames
 LOSSES = [f"loss_{i}" for i in range(20)]  # about as many as an update logs
 
 
@@ -95,8 +113,8 @@ def write_metrics(folder: Path, config: dict) -> None:
     (folder / run_folder.METRICS).write_text(json.dumps(first) + "\n" + text_of(*size))
 
 
-def write_run(results: Path, run: Run) -> None:
-    """A run as training leaves it."""
+def write_run(results: Path, run: Run, file_bytes: int = 100_000) -> None:
+    """A run as training leaves it, with a checkpoint of so many bytes."""
     folder = run_folder.run_path(results, run.run_id)
     attempt = run_folder.attempt_path(folder, 1)
     sacred = run_folder.sacred_run_path(results, run.run_id, 1)
@@ -105,9 +123,12 @@ def write_run(results: Path, run: Run) -> None:
     write_metrics(folder, run.config)
     run_folder.write_json(folder / run_folder.CONFIG, run.config)
     (folder / run_folder.CURVES).write_text("metric,env_steps,value\n")
-    (folder / run_folder.PREDICTION).write_bytes(os.urandom(300_000))
+    noise = np.random.default_rng(run.config["seed"]).integers(0, 256, 3 * file_bytes, np.uint8)
+    frames = np.resize(noise, (PREDICTED, *IMAGE_SHAPE))
+    np.savez_compressed(folder / run_folder.PREDICTION, truth=frames, model=frames,
+                        context=5, env_steps=run.config["env_steps"])  # fmt: skip
     checkpoint = folder / run_folder.CHECKPOINTS / run_folder.checkpoint_name(1, 1)
-    checkpoint.write_bytes(os.urandom(100_000))
+    checkpoint.write_bytes(os.urandom(file_bytes))
     run_folder.checksum_path(checkpoint).write_text(run_folder.sha256(checkpoint))
     (folder / run_folder.REPLAY).mkdir()
     run_folder.discard_replay(folder, "the run was done")
@@ -118,7 +139,10 @@ def write_run(results: Path, run: Run) -> None:
         "config": run.config,
     }  # fmt: skip
     run_folder.write_json(attempt / run_folder.PROVENANCE, origin)
-    status = {"run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"]}
+    status = {
+        "run_id": run.run_id, "status": "COMPLETED", "attempt": 1, "suites": ["suite"],
+        "env_steps": run.config["env_steps"], "final_score": 100.0, "final_evaluations": 2,
+    }  # fmt: skip
     run_folder.write_json(folder / run_folder.STATUS, status)
     for file in kept:
         os.link(file, sacred / f"run_{file.name}")
@@ -313,34 +337,75 @@ def medians(what: str, *words: str) -> str:
     return ",".join([what, *(f"{seconds:.2f}" for seconds in middle)])
 
 
-def measure_replay(folder: Path, frames: int) -> None:
-    """Pictures of random actions, packed in blocks of several lengths by several methods; then a
-    batch of 50 windows of 50 steps, as the replay packs them."""
+def measure_replay(folder: Path, frames: int, *results: str) -> None:
+    """Pictures of each task, packed in blocks of several lengths by several methods; then a batch
+    of 50 windows of 50 steps, as the replay packs them. `results`: folders of trained runs."""
+    table = csv.writer(sys.stdout)
+    table.writerow(COLUMNS)
+    for task in ("toy_dot", *TASK_SETS["control_suite"]):
+        for behaviour in ACTIONS:
+            image = _pictures(task, frames, behaviour)
+            rows = [*packings(image)] if behaviour == "random" else []
+            rows.append((*CHOSEN, *_replayed(folder / f"{task}-{behaviour}", image)))
+            table.writerows([task, behaviour, *row] for row in rows)
+            sys.stdout.flush()
+    for run in sorted(run for one in results for run in run_folder.runs_path(Path(one)).iterdir()):
+        table.writerow(_trained(folder, run))
+
+
+def _replayed(folder: Path, image: np.ndarray) -> tuple[str, ...]:
+    """Ratio, two empty fields, and the CPU time of a batch from a replay of 20 such episodes."""
     from dreamer.replay import Episode, Replay
 
-    print("task,block_steps,level,method,ratio,pack_gb_per_s,unpack_gb_per_s,batch_ms")
-    for task in ("toy_dot", *TASK_SETS["control_suite"]):
-        image = _random_pictures(task, frames)
-        for row in packings(image):
-            print(task, *row, "", sep=",", flush=True)
-        replay = Replay(folder / task, 1, 50)
-        actions = np.zeros((len(image), 1), np.float32)
-        for _ in range(20):
-            replay.append(Episode(image, actions, actions[:, 0], actions[:, 0]))
-        generator = np.random.default_rng(0)
-        sample = functools.partial(replay.sample, generator, 50)
-        batch_s = _best_s(sample, time.process_time, 20)
-        ratio = len(image) * IMAGE_BYTES * 20 / (folder / task / IMAGES).stat().st_size
-        chosen = (BLOCK_STEPS, LEVEL, "chosen", f"{ratio:.1f}")
-        print(task, *chosen, "", "", f"{1e3 * batch_s:.1f}", sep=",", flush=True)
-        replay.close()
+    replay = Replay(folder, 1, 50)
+    actions = np.zeros((len(image), 1), np.float32)
+    for _ in range(20):
+        replay.append(Episode(image, actions, actions[:, 0], actions[:, 0]))
+    sample = functools.partial(replay.sample, np.random.default_rng(0), 50)
+    batch_s = _best_s(sample, time.process_time, 20)
+    ratio = len(image) * IMAGE_BYTES * 20 / (folder / IMAGES).stat().st_size
+    replay.close()
+    return f"{ratio:.2f}", "", "", f"{1e3 * batch_s:.1f}"
 
 
-def _random_pictures(task: str, frames: int) -> np.ndarray:
-    """The first `frames` pictures of episodes of random actions."""
-    from dreamer.config import make_config
+def _trained(folder: Path, run: Path) -> list[object]:
+    """The last TRAINED_EPISODES of a run, packed in the chosen way, with their mean return."""
+    config = run_folder.read_json(run / run_folder.CONFIG) or {}
+    files = ReplayFiles(run / run_folder.REPLAY)
+    images = []
+    for number in range(len(files.entries))[-TRAINED_EPISODES:]:
+        images.append(np.empty((files.entries[number].steps, *IMAGE_SHAPE), np.uint8))
+        files.read_images(number, 0, images[-1])
+    files.close()
+    records, _ = read_metrics(run / run_folder.METRICS)
+    returns = [r["episode_return"] for r in records if r["kind"] == "episode"]
+    ratio = sum(image.nbytes for image in images) / sum(len(b) for i in images for b in pack(i))
+    behaviour = f"trained (return {np.mean(returns[-TRAINED_EPISODES:]):.0f})"
+    return [config["task"], behaviour, *CHOSEN, f"{ratio:.2f}", "", "", ""]
+
+
+def _random(generator: np.random.Generator, size: int, step: int) -> np.ndarray:
+    return generator.uniform(-1, 1, size)
+
+
+def _smooth(generator: np.random.Generator, size: int, step: int) -> np.ndarray:
+    """Sinusoids of a period of 25 steps: bodies swing and walk as no random action moves them."""
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, size)
+    return np.sin(2 * np.pi * step / 25 + phases)
+
+
+ACTIONS = {"random": _random, "smooth": _smooth}
+CHOSEN = (BLOCK_STEPS, LEVEL, "chosen")
+COLUMNS = (
+    *("task", "behaviour", "block_steps", "level", "method"),
+    *("ratio", "pack_gb_per_s", "unpack_gb_per_s", "batch_ms"),
+)
+TRAINED_EPISODES = 10
+
+
+def _pictures(task: str, frames: int, behaviour: str) -> np.ndarray:
+    """The first `frames` pictures of episodes of random or smooth actions."""
     from dreamer.envs.environment import make_environment
-    from dreamer.episodes import random_action
 
     env = make_environment(make_config("published", {"task": task, "time_limit_env_steps": 1000}))
     generator, step = np.random.default_rng(0), None
@@ -349,8 +414,8 @@ def _random_pictures(task: str, frames: int) -> np.ndarray:
         if step is None or step.terminal or step.truncated:
             step = env.reset(len(images))
         else:
-            space = env.action_space
-            step = env.step(random_action(generator, space.size, space.discrete))
+            action = ACTIONS[behaviour](generator, env.action_space.size, len(images))
+            step = env.step(action.astype(np.float32))
         images.append(step.image)
     env.close()
     return np.stack(images)
@@ -363,7 +428,7 @@ def packings(image: np.ndarray) -> Iterator[tuple[object, ...]]:
         image[0].tobytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
     )
     for steps, level, method in itertools.product(
-        (10, 25, 50), (1, 3), ("plain", "difference", "first picture")
+        (10, 50), (1, 3, 6), ("plain", "difference", "first picture")
     ):
         known = first if method == "first picture" else None
         packer = zstandard.ZstdCompressor(level, dict_data=known, write_checksum=True)
@@ -383,12 +448,13 @@ def packings(image: np.ndarray) -> Iterator[tuple[object, ...]]:
         def unpack(packed: list = packed, unpacker: Any = unpacker, method: str = method) -> None:
             for data in map(unpacker.decompress, packed):
                 if method == "difference":
-                    block = np.frombuffer(data, np.uint8).reshape(-1, *image.shape[1:])
-                    np.add.accumulate(block, axis=0, dtype=np.uint8)
+                    block = np.frombuffer(bytearray(data), np.uint8).reshape(-1, IMAGE_BYTES)
+                    for before, after in itertools.pairwise(block):
+                        np.add(before, after, out=after)
 
         speeds = [image.nbytes / _best_s(run, time.thread_time, 3) / 1e9 for run in (pack, unpack)]
         ratio = sum(block.nbytes for block in blocks) / sum(map(len, packed))
-        yield steps, level, method, f"{ratio:.1f}", *(f"{speed:.2f}" for speed in speeds)
+        yield steps, level, method, f"{ratio:.2f}", *(f"{speed:.2f}" for speed in speeds), ""
 
 
 def _best_s(run: Callable[[], object], clock: Callable[[], float], times: int) -> float:
@@ -400,8 +466,170 @@ def _best_s(run: Callable[[], object], clock: Callable[[], float], times: int) -
     return min(spent)
 
 
-MEASURES = {
+GROWTH = """about: {runs} runs
+preset: small
+env_steps: 1e5
+seeds: {seeds}
+grid:
+  task: [{tasks}]
+  horizon: {horizons}
+  discount: {discounts}
+"""
+EPISODES = (100, 1000, 10_000)
+RESUMED_EPISODES = (50, 500, 5000)  # of 1,000 env_steps
+
+
+def measure_growth(folder: Path, runs: int) -> None:
+    """Time and peak memory over the length of a run, and over the number of runs, 10 to `runs`.
+    `slope`: of CPU time, both in logarithms, from the size before; linear is 1."""
+    table = csv.writer(sys.stdout)
+    table.writerow(("what", "size", "wall_s", "cpu_s", "peak_mb", "slope"))
+    before: dict[str, tuple[int, float]] = {}
+
+    def measure(what: str, size: int, *words: object) -> None:
+        wall_s, cpu_s, peak_mb = _spent(*words)
+        row = [what, size, f"{wall_s:.2f}", f"{cpu_s:.2f}", f"{peak_mb:.0f}"]
+        if what in before:
+            size_before, cpu_before = before[what]
+            row.append(f"{math.log(cpu_s / cpu_before) / math.log(size / size_before):.2f}")
+        before[what] = size, cpu_s
+        table.writerow(row)
+        sys.stdout.flush()
+
+    for size in EPISODES:
+        write_replay(folder / "replay", size, 1)
+        measure("100 batches, by episodes", size, __file__, "sample", folder / "replay")
+        shutil.rmtree(folder / "replay")
+    for size in RESUMED_EPISODES:
+        write_long_run(folder / "run", size)
+        measure("resume, by episodes", size, __file__, "resume", folder / "run")
+        shutil.rmtree(folder / "run")
+    for size in (10**n for n in range(1, 10) if 10**n <= runs):
+        suite = write_many(folder, size)
+        words = suite, "--results", folder / "results"
+        measure("suites.status, by runs", size, "-m", "suites.status", *words)
+        measure("suites.audit, by runs", size, "-m", "suites.audit", *words)
+        measure("make_figures, by runs", size, "-m", "analysis.make_figures", *words)
+        shutil.rmtree(folder / "results")
+
+
+# Starts a process from a small one: a peak of memory counts that of the process before `exec`.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu_s = used.ru_utime + used.ru_stime
+found = [time.perf_counter() - start, cpu_s, used.ru_maxrss / 1e3]
+print(json.dumps([done.returncode, found, done.stdout.decode()[-200:]]))
+"""
+
+
+def _spent(*words: object) -> tuple[float, float, float]:
+    """Wall and CPU seconds and peak memory in MB of a process, or of what it says it measured."""
+    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
+    done = subprocess.run(command, cwd=provenance.ROOT, check=True, stdout=subprocess.PIPE)
+    code, (wall_s, cpu_s, peak_mb), text = json.loads(done.stdout)
+    assert code in (0, 1), words
+    if measured := re.fullmatch(r"wall_s=(\S+) cpu_s=(\S+)\n", text):
+        wall_s, cpu_s = map(float, measured.groups())
+    return wall_s, cpu_s, peak_mb
+
+
+def _say(start: tuple[float, float]) -> None:
+    wall_s, cpu_s = time.perf_counter() - start[0], time.process_time() - start[1]
+    print(f"wall_s={wall_s} cpu_s={cpu_s}")
+
+
+def measure_sample(replay: str) -> None:
+    from dreamer.replay import Replay
+
+    lines = Path(replay, INDEX).read_text().splitlines()
+    steps = sum(json.loads(line)["steps"] for line in lines)
+    opened = Replay(Path(replay), 1, 50, Cursor(len(lines), steps))
+    start = time.perf_counter(), time.process_time()
+    for number in range(100):
+        opened.sample(np.random.default_rng(number), 50)
+    _say(start)
+
+
+def measure_resume(run: str) -> None:
+    """From the start of training to its first agent_step, at which it stops."""
+    from dreamer.train import train
+
+    start = time.perf_counter(), time.process_time()
+    train(_long_config(), Path(run), should_stop=lambda: True)
+    _say(start)
+
+
+def _long_config() -> Config:
+    return make_config("tiny", {"task": "toy_dot", "env_steps": 6_000_000})
+
+
+def write_replay(folder: Path, episodes: int, action_size: int) -> None:
+    """Copies of one episode: a square that moves before a background of noise."""
+    generator = np.random.default_rng(0)
+    image = np.tile(generator.integers(0, 256, IMAGE_SHAPE, np.uint8), (501, 1, 1, 1))
+    for step, (row, column) in enumerate(generator.integers(0, 56, (501, 2))):
+        image[step, row : row + 8, column : column + 8] = step % 256
+    files = ReplayFiles(folder, action_size, EMPTY)
+    files.append(image, np.zeros((501, action_size + 2), np.float32))
+    files.close()
+    line = json.loads((folder / INDEX).read_text())
+    for name in (IMAGES, STEPS):
+        data = (folder / name).read_bytes()
+        with open(folder / name, "wb") as file:
+            file.writelines(itertools.repeat(data, episodes))
+    lines = (line | {"episode": number, "first": 501 * number} for number in range(episodes))
+    (folder / INDEX).write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_long_run(folder: Path, episodes: int) -> None:
+    """A run that stopped after so many episodes of 1,000 env_steps."""
+    from dreamer.checkpoint import load_checkpoint, save_checkpoint
+    from dreamer.train import train
+
+    config = _long_config()
+    train(config, folder, should_stop=lambda: True)  # before its first step
+    env_steps = 1000 * episodes
+    write_metrics(folder, {**config_dict(config), "env_steps": env_steps})
+    shutil.rmtree(folder / run_folder.REPLAY)
+    write_replay(folder / run_folder.REPLAY, episodes, 2)
+    [path] = run_folder.checkpoint_paths(folder / run_folder.CHECKPOINTS)
+    content = load_checkpoint(path)
+    content["counters"] |= {
+        "env_steps": env_steps, "agent_steps": env_steps // 2, "episodes": episodes,
+        "seed_env_steps": 5000, "updates": 100 * episodes, "evaluations": episodes // 10,
+        "evaluated_env_steps": env_steps, "saved_env_steps": env_steps,
+    }  # fmt: skip
+    content["replay"] = Cursor(episodes, 501 * episodes)._asdict()
+    content["metrics_bytes"] = (folder / run_folder.METRICS).stat().st_size
+    content["collector"] = None
+    path.unlink()
+    name = run_folder.checkpoint_name(env_steps, 100 * episodes)
+    save_checkpoint(folder / run_folder.CHECKPOINTS, name, content)
+
+
+def write_many(folder: Path, runs: int) -> Path:
+    """A suite of so many runs of 1e5 env_steps, finished: up to 20 tasks, 5 seeds, 100 settings."""
+    tasks = TASK_SETS["control_suite"][: max(10, min(20, runs // 5))]
+    seeds = 5 if runs >= 100 else 1
+    settings = runs // (len(tasks) * seeds)
+    suite = folder / f"runs{runs}.yaml"
+    horizons = list(range(10, 10 + min(10, settings)))
+    discounts = [0.9 + n / 1000 for n in range(max(1, settings // 10))]
+    suite.write_text(GROWTH.format(runs=runs, seeds=seeds, tasks=", ".join(tasks),
+                                   horizons=horizons, discounts=discounts))  # fmt: skip
+    expanded = expand(suite).runs
+    assert len(expanded) == runs
+    for run in expanded:
+        write_run(folder / "results", run, file_bytes=10_000)
+    return suite
+
+
+MEASURES: dict[str, tuple[Callable[..., None], int]] = {
     "replay": (measure_replay, 501),
+    "growth": (measure_growth, 10_000),
     "audit": (measure_audit, 1000),
     "load": (measure_load, 5000),
     "training": (measure_training, 20_000),
@@ -411,11 +639,15 @@ MEASURES = {
 
 
 def main() -> None:
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in MEASURES:
+    if sys.argv[1:2] in (["sample"], ["resume"]):  # processes that `growth` starts
+        {"sample": measure_sample, "resume": measure_resume}[sys.argv[1]](sys.argv[2])
+        return
+    if len(sys.argv) < 2 or sys.argv[1] not in MEASURES:
         sys.exit(__doc__)
     measure, size = MEASURES[sys.argv[1]]
+    asked, *rest = sys.argv[2:] or [str(size)]
     with tempfile.TemporaryDirectory() as folder:
-        measure(Path(folder), int(sys.argv[2]) if len(sys.argv) == 3 else size)
+        measure(Path(folder), int(asked), *rest)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ env_steps for a finished run need its replay. Exit code 0; 2 for bad input or wi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ from dreamer.errors import UserError
 from suites import command
 from suites.execution.executors import EXECUTORS
 from suites.language.suite import Run
-from suites.record.folder import BusyError, locked
+from suites.record.folder import BusyError, largest_budgets, locked
 
 MAX_NAMED = 20  # of each kind
 
@@ -74,7 +73,7 @@ def clean(options: argparse.Namespace) -> int:
 
 def find(results: Path, runs: Sequence[Run]) -> Iterator[Item]:
     """What may go now, in the order in which it is shown."""
-    budgets = _budgets(results, runs)
+    budgets = largest_budgets(results, {run.run_id: run.config["env_steps"] for run in runs})
     for run in runs:
         folder, budget = run_folder.run_path(results, run.run_id), budgets[run.run_id]
         replay = folder / run_folder.REPLAY
@@ -105,19 +104,6 @@ def show(items: Sequence[Item]) -> None:
 
 
 # --- Each kind ------------------------------------------------------------------------------------
-
-
-def _budgets(results: Path, runs: Sequence[Run]) -> Mapping[str, int]:
-    """The largest budget that these runs, or any suite of the results folder, asks of each run."""
-    budgets = {run.run_id: run.config["env_steps"] for run in runs}
-    for path in sorted(results.glob(run_folder.suite_runs_path(Path(), "*").as_posix())):
-        try:
-            wanted = {row["run_id"]: row["env_steps"] for row in json.loads(path.read_bytes())}
-        except (OSError, ValueError, KeyError, TypeError):
-            text = f"{path}: cannot be read, so what that suite still needs is not known"
-            raise UserError(f"{text}; start it once with suites.run, or remove the file") from None
-        budgets |= {one: max(budgets[one], wanted[one]) for one in budgets.keys() & wanted.keys()}
-    return budgets
 
 
 def _is_finished(folder: Path, budget: int) -> bool:

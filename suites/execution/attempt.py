@@ -31,6 +31,7 @@ from suites.record.folder import (
     BusyError,
     NoLocksError,
     check_writable,
+    largest_budgets,
     locked,
     look,
     make_folder,
@@ -151,8 +152,10 @@ def _attempt(
         status_file.finish(Status(summary.status), **counts)
         if summary.status == Status.COMPLETED and config.keep_replay == "until_done":
             try:
-                run_folder.discard_replay(spec.folder, "the run was done")
-            except OSError as error:  # the run is done all the same
+                largest = largest_budgets(Path(spec.results), {spec.run_id: config.env_steps})
+                if largest[spec.run_id] <= config.env_steps:
+                    run_folder.discard_replay(spec.folder, "the run was done")
+            except (OSError, UserError) as error:  # the run is done all the same
                 print(f"warning: replay was not removed: {describe(error)}", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import tempfile
@@ -57,6 +58,21 @@ def check_writable(folder: Path) -> None:
         if not os.access(path, os.W_OK):
             todo = f"its owner can allow it: chmod -R g+w {folder}"
             raise BusyError(f"{path}: cannot be written: permission denied; {todo}")
+
+
+def largest_budgets(results: Path, budgets: Mapping[str, int]) -> dict[str, int]:
+    """{run id: the largest budget that `budgets`, or any suite of the results folder, asks of the
+    run}. Raises UserError if a suite's list cannot be read."""
+    largest = dict(budgets)
+    for path in sorted(results.glob(run_folder.suite_runs_path(Path(), "*").as_posix())):
+        try:
+            wanted = {row["run_id"]: row["env_steps"] for row in json.loads(path.read_bytes())}
+            for run_id in largest.keys() & wanted.keys():
+                largest[run_id] = max(largest[run_id], wanted[run_id])
+        except (OSError, ValueError, KeyError, TypeError):
+            text = f"{path}: cannot be read, so what that suite still needs is not known"
+            raise UserError(f"{text}; start it once with suites.run, or remove the file") from None
+    return largest
 
 
 # --- States ---------------------------------------------------------------------------------------

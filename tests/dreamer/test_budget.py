@@ -13,6 +13,7 @@ from dreamer.config import Config
 from dreamer.errors import UserError
 from dreamer.run_folder import sha256
 from dreamer.train import train
+from dreamer.variants import BEHAVIOURS, REPRESENTATIONS
 
 IRREGULAR = {"eval_every_env_steps": 300}  # no evaluation is due where these budgets end
 
@@ -28,9 +29,15 @@ def evaluations(run_dir: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("behaviour", ["dreamer", "no_value", "planet"])
-def test_a_run_extended_is_the_run_asked_for_at_once(tmp_path, behaviour):
-    settings = IRREGULAR | {"behaviour": behaviour, "time_limit_env_steps": 100}
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        *(("behaviour", name) for name in BEHAVIOURS),
+        *(("representation", name) for name in REPRESENTATIONS if name != "reconstruction"),
+    ],
+)
+def test_a_run_extended_is_the_run_asked_for_at_once(tmp_path, setting, name):
+    settings = IRREGULAR | {setting: name, "time_limit_env_steps": 100}
     train(small(2000, **settings), tmp_path / "extended")
     assert evaluations(tmp_path / "extended")[-2:] == [1800, 2000]
     assert train(small(4000, **settings), tmp_path / "extended").env_steps == 4000

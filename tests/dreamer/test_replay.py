@@ -400,7 +400,7 @@ def test_the_forecast_of_a_whole_run():
     """5e6 env_steps: 5000 episodes of 501 steps of the table, each 12288 B and 8 floats."""
     told = forecast(make_config("published", {"task": "walker_walk"}), 6)
     assert told.raw_bytes == 5000 * 501 * (12288 + 32) == 30_861_600_000
-    assert told.memory_bytes == 5000 * 501 * 32 + 2 * 50 * 50 * 12288 < 150e6
+    assert told.memory_bytes == 5000 * 501 * 32 + 500 * 42_000 + 2 * 50 * 50 * 12288 < 170e6
 
 
 FILL = """
@@ -435,4 +435,4 @@ def test_replay_takes_no_more_memory_than_forecast(tmp_path):
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     taken, told = map(int, done.stdout.split())
     assert taken <= told + 2e6
-    assert told < 5e6
+    assert told < 10e6

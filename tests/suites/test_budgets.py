@@ -54,6 +54,19 @@ def test_a_larger_budget_continues_the_run_that_is_there(shared, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_replay_stays_until_no_suite_of_the_folder_asks_for_more(tmp_path, capsys):
+    """The long suite was prepared and not executed when the short one ends."""
+    for name, text in (("short", SHORT), ("long", LONG)):
+        suite_file(tmp_path, text.replace("keep_replay: always", ""), name)
+    suites = [expand(tmp_path / "long.yaml")]
+    run.prepare(tmp_path / "results", suites, suites[0].runs)
+    assert run.main([*words(tmp_path, "short"), *HERE]) == 0
+    (folder,) = (tmp_path / "results" / "runs").iterdir()
+    assert (folder / "replay").is_dir() and run_folder.discarded_replay(folder) is None
+    assert run.main([*words(tmp_path, "long"), *HERE]) == 0
+    assert not (folder / "replay").exists() and run_folder.discarded_replay(folder) is not None
+
+
 def test_both_suites_are_audited_without_a_finding(shared, capsys):
     for suite in ("short", "long"):
         assert audit.main(words(shared, suite)) == 0, capsys.readouterr().out
