@@ -1,7 +1,8 @@
-"""What several test files need: a small suite, one quick run, a MongoDB server, profiles."""
+"""What several test files need: a small suite, one quick run, a MongoDB server, a small disk."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,6 +117,19 @@ def worker(spec: Spec) -> subprocess.Popen[bytes]:
     process.stdin.write(spec.to_json().encode() + b"\n")
     process.stdin.flush()
     return process
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size_mb: int) -> Iterator[Path]:
+    """A file system of its own; skips the test where none can be made."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
