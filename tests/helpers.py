@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -130,6 +130,20 @@ def small_disk(folder: Path, size_mb: int) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def python(
+    program: str, *words: object, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    """A program in a process of its own, which may import what tests may."""
+    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "dreamer", ROOT / "tests" / "stand_ins"]
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+    )
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:
