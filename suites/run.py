@@ -243,9 +243,10 @@ def check_disk(expected: Forecast, results: Path) -> None:
     """Raises UserError if the disk is too small for the plan."""
     free = forecast.free_gb(results)
     if expected.disk_gb > free:
+        needed, there = (run_folder.size_text(gb * 1e9) for gb in (expected.disk_gb, free))
         raise UserError(
-            f"--results {results}: the runs need {expected.disk_gb:,.1f} GB at their peak and "
-            f"{free:,.1f} GB are free; free some (suites.clean), take another disk, or --yes"
+            f"--results {results}: the runs need {needed} at their peak and {there} are free; "
+            "free some (suites.clean), take another disk, or --yes"
         )
 
 
