@@ -173,6 +173,12 @@ def checkpoint_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.pt"))
 
 
+def checkpoint_env_steps(path: Path) -> int:
+    """The env_steps that a checkpoint's name tells; 0 if it tells none."""
+    count = path.name.split("-")[1]
+    return int(count) if count.isdecimal() else 0
+
+
 def checksum_path(path: Path) -> Path:
     """The file that holds the SHA-256 of a checkpoint of earlier code."""
     return path.with_name(f"{path.name}.sha256")

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from dreamer import command_line
 from dreamer.errors import UserError
-from dreamer.run_folder import RESULTS
+from dreamer.run_folder import RESULTS, size_text
 from slurm.profiles import Profile, load_profile
 from suites.record.folder import NoLocksError, flock
 
@@ -303,7 +303,7 @@ def check_disk(results: Path, needs_gb: float | None) -> Row:
             needs_gb, what = ask("disk_bytes", within_s=OTHER_WITHIN_S) / 1e9, "for a published run"
         except FailedCheckError as error:
             return Row("disk", FAIL, str(error))
-    text = f"{free_gb:,.1f} GB free, {needs_gb:,.1f} GB {what}"
+    text = f"{size_text(free_gb * 1e9)} free, {size_text(needs_gb * 1e9)} {what}"
     if free_gb < needs_gb:
         return Row("disk", FAIL, text, "free some, or choose another --results")
     return Row("disk", OK, text)

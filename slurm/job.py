@@ -30,9 +30,11 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
+from dreamer.command_line import prepare_streams
+from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.environment import cores, gpus, worker_environment
-from suites.execution.spec import EXIT_BUSY, EXIT_CODES
+from suites.execution.spec import EXIT_BUSY, EXIT_CODES, is_later, last_words
 from suites.record.folder import BusyError, locked
 
 POLL_S = 0.2
@@ -56,6 +58,13 @@ class RunTask(NamedTuple):
     spec: str  # JSON, the first line of the run's stdin
 
 
+class Child(NamedTuple):
+    """A process that executes a run."""
+
+    process: subprocess.Popen[bytes]
+    stderr: int  # a file in memory: what it prints before it opens its log, and its last words
+
+
 class Job(NamedTuple):
     """What one SLURM job executes."""
 
@@ -70,6 +79,7 @@ class Job(NamedTuple):
 def execute(job: Job) -> dict[str, int]:
     """Executes the job's runs, all at the same time; returns their exit codes. Called by submitit
     on the node. Exits the process when the job was requeued."""
+    prepare_streams()  # the job's log may be on a full disk
     supervisor = _Supervisor(job)
     with _listening(supervisor.signals):
         supervisor.work()
@@ -102,7 +112,8 @@ class _Supervisor:
         self.signals: list[int] = []
         self.reason: str | None = None  # why all runs must stop
         self.requeue_at = float("inf")  # even if they are not ready then
-        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: dict[str, Child] = {}
+        self.shown: dict[str, int] = {}  # {run_id: bytes of its stderr that are in the job's log}
         self.codes: dict[str, int] = {}
         self.kills: dict[str, int] = {}
         self.waiting: dict[str, float] = {}  # {run_id: when to start it}
@@ -125,8 +136,10 @@ class _Supervisor:
             for run_id in [r for r, when in self.waiting.items() if when <= time.monotonic()]:
                 del self.waiting[run_id]
                 self._start(self.tasks[run_id])
-            for run_id in [r for r, c in self.children.items() if c.poll() is not None]:
+            for run_id in [r for r, c in self.children.items() if c.process.poll() is not None]:
                 self._ended(self.tasks[run_id], self.children.pop(run_id))
+            for run_id, child in self.children.items():
+                self._show(run_id, child)
             time.sleep(POLL_S)
         if not self.signals and set(self.codes.values()) - {COMPLETED, FAILED}:
             time.sleep(SETTLE_S)
@@ -144,7 +157,7 @@ class _Supervisor:
         """Signals the runs first, since saving takes time; then finds out the reason."""
         self.waiting = {}
         for child in self.children.values():
-            child.terminate()
+            child.process.terminate()
         self.reason = why(own_job(), self.job.signal_delay_s)
         self.requeue_at = time.monotonic() + self.job.signal_delay_s * REQUEUE_AFTER
         for task in self.job.tasks:
@@ -156,7 +169,7 @@ class _Supervisor:
         for run_id, child in self.children.items():
             if run_id not in self.unwanted and self._is_cancelled(run_id):
                 self.unwanted.add(run_id)
-                child.terminate()
+                child.process.terminate()
 
     def _is_cancelled(self, run_id: str) -> bool:
         return Path(self.job.cancelled, run_id).exists()
@@ -173,36 +186,52 @@ class _Supervisor:
             self.unwanted.add(task.run_id)
             self.codes[task.run_id] = INTERRUPTED
             return
-        child = subprocess.Popen(
+        stderr = os.memfd_create("stderr")
+        process = subprocess.Popen(
             [sys.executable, "-m", self.job.module],
             stdin=subprocess.PIPE,
+            stderr=stderr,
             cwd=self.job.code,
             env=environment(self.job, self.slots[task.run_id]),
             preexec_fn=_ignore_user_signals,
         )
-        self.children[task.run_id] = child
+        self.children[task.run_id], self.shown[task.run_id] = Child(process, stderr), 0
         spec = {**json.loads(task.spec), "executor": executor_name()}
         with contextlib.suppress(BrokenPipeError):  # it died at once; _ended handles that
-            assert child.stdin is not None
-            child.stdin.write(json.dumps(spec).encode() + b"\n")
-            child.stdin.flush()  # stays open: the run stops when it closes
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(spec).encode() + b"\n")
+            process.stdin.flush()  # stays open: the run stops when it closes
 
-    def _ended(self, task: RunTask, child: subprocess.Popen[bytes]) -> None:
-        code = child.returncode
-        status = read_status(task)
-        if code < 0 and status.get("executor") == executor_name():
-            # A signal after its last status changes nothing.
-            code = next((c for s, c in EXIT_CODES.items() if s == status.get("status")), code)
+    def _show(self, run_id: str, child: Child) -> None:
+        """Copies what a run has printed since to the job's log."""
+        new = os.pread(child.stderr, os.fstat(child.stderr).st_size, self.shown[run_id])
+        self.shown[run_id] += len(new)
+        if new:
+            print(new.decode("utf-8", "replace"), end="", file=sys.stderr, flush=True)
+
+    def _ended(self, task: RunTask, child: Child) -> None:
+        self._show(task.run_id, child)
+        output = os.pread(child.stderr, self.shown[task.run_id], 0).decode("utf-8", "replace")
+        os.close(child.stderr)
         with contextlib.suppress(BrokenPipeError):
-            assert child.stdin is not None
-            child.stdin.close()
+            assert child.process.stdin is not None
+            child.process.stdin.close()
+        code, status = child.process.returncode, read_status(task)
+        said = last_words(output)
+        if not said and code < 0 and status.get("executor") == executor_name():
+            said = status  # a signal after its last status changes nothing
+        elif not said and code >= 0 and code not in (INTERRUPTED, EXIT_BUSY):
+            # Nothing else is certain: 0, too, may come from an exit in code of others.
+            said = {"status": Status.FAILED, "error": f"exit code {code}; see the job's log"}
+        code = EXIT_CODES.get(said.get("status", ""), code)
+        recorded = status.get("executor") == executor_name() and status.get("status")
+        if said and said.get("status") != recorded:
+            write_status(task, **said)  # the worker could not, as on a full disk
         if self.signals and self.reason is None:
             self._stop_all()
         self.codes[task.run_id] = code
         if self.reason is None and task.run_id not in self.unwanted and self._again(task, code):
             return
-        if code > 0 and code not in (FAILED, INTERRUPTED, EXIT_BUSY):
-            write_status(task, status=Status.FAILED, error=f"exit code {code}; see the job's log")
         self._write_ending(task, code)
 
     def _again(self, task: RunTask, code: int) -> bool:
@@ -244,8 +273,11 @@ class _Supervisor:
             "at": run_folder.now(),
         }
         folder = run_folder.attempt_path(Path(task.folder), status.get("attempt"))
-        if folder.is_dir():
-            run_folder.write_json(folder / run_folder.SLURM, ending)
+        try:
+            if folder.is_dir():
+                run_folder.write_json(folder / run_folder.SLURM, ending)
+        except OSError as error:
+            print(f"{folder / run_folder.SLURM}: {describe(error)}", file=sys.stderr)
 
 
 def why(job: dict[str, str], signal_delay_s: int) -> str:
@@ -346,9 +378,15 @@ def read_status(task: RunTask) -> StatusRecord:
 
 def write_status(task: RunTask, **values: Any) -> None:
     """Writes the last status of a run that could not write it itself, unless another process
-    executes it."""
-    with contextlib.suppress(BusyError), locked(Path(task.folder)):
-        status = read_status(task)
-        if status.get("status") != Status.COMPLETED:
-            status = {"run_id": task.run_id, **status, "executor": executor_name(), **values}
-            run_folder.write_json(Path(task.folder, run_folder.STATUS), status)
+    executes it or did so since. Where it cannot be written it goes to the job's log."""
+    try:
+        with locked(Path(task.folder)):
+            status = read_status(task)
+            if status.get("status") != Status.COMPLETED and not is_later(status, values):
+                status = {"run_id": task.run_id, **status, "executor": executor_name(), **values}
+                run_folder.write_json(Path(task.folder, run_folder.STATUS), status)
+    except BusyError:
+        pass
+    except (OSError, UserError) as error:
+        said = f"{values.get('status')}: {values.get('error')}"
+        print(f"{task.run_id}: {said}; not recorded: {describe(error)}", file=sys.stderr)

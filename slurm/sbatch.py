@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dreamer.errors import UserError
+from dreamer.errors import UserError, printable
 from slurm import job as in_job
 from slurm.job import Job
 from slurm.profiles import Profile
@@ -48,6 +48,15 @@ def chunks(jobs: Sequence[Any], size: int) -> list[list[Any]]:
     return [list(jobs[i : i + size]) for i in range(0, len(jobs), size)]
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError for a results folder where sbatch cannot write logs: it replaces %j and the
+    like in their names, takes a backslash away, and reads its options line by line."""
+    for character, name in (("%", "%"), ("\\", "backslash"), ("\n", "line break")):
+        if character in str(folder):
+            text = f"SLURM cannot write where a {name} is in the path"
+            raise UserError(f"--results {printable(str(folder))}: {text}; choose another")
+
+
 def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile) -> str:
     """One sbatch call; returns SLURM's number of the array. submitit's files and the jobs' logs
     are in `folder`. Raises UserError with sbatch's message."""
@@ -56,8 +65,6 @@ def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile)
 
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise UserError("no sbatch here: submit from a machine of the cluster")
-    if "%" in str(folder):  # sbatch replaces %j and the like in the names of its logs
-        raise UserError(f"{folder}: SLURM cannot write where a % is in the path; choose another")
     executor = submitit.SlurmExecutor(folder=folder)
     paths = os.pathsep.join([jobs[0].code, *module_paths()])
     setup = [

@@ -278,7 +278,8 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         todo = "nothing: a hash of its sources is its version"
         yield Finding(UNKNOWN_COMMIT, *attempts[0], text, todo, note=True)
     for problem, attempts in versions.pop(UNKNOWN_COMMIT, {}).items():
-        text = f"{len(attempts)} attempts: the commit of their code is not known ({problem})"
+        count = counted(len(attempts), "attempt")
+        text = f"{count} of code whose commit is not known ({problem})"
         yield Finding(UNKNOWN_COMMIT, *attempts[0], text, "keep a copy of the code that made them")
     for name, users in versions.items():
         if len(users) < 2:

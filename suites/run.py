@@ -31,11 +31,13 @@ from suites.forecast import Forecast, make_forecast
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
 from suites.record.folder import locked, look, make_folder
+from suites.record.lost_status import restore
 from suites.record.secrets import hide_word
 
 ASK_ABOVE_HOURS = 24.0
 MAX_WORKERS = 10_000
 MAX_NAMED = 20  # skipped runs that are listed
+LOST = (State.MISSING, State.UNKNOWN)  # what a run seems to be without a status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +77,8 @@ def run(options: argparse.Namespace) -> int:
     executor = choose_executor(options.executor, suites)
     configs = {r.run_id: r.config for r in runs}
     found = states(options.results, configs)
+    if not (options.plan or options.fresh) and restore_statuses(options.results, runs, found):
+        found = states(options.results, configs)
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
     expected = make_forecast(runs, found, capacity.device, capacity.runs)
@@ -148,6 +152,17 @@ def without_replay(results: Path, runs: Sequence[Run], found: Mapping[str, Found
         for run_id, folder in folders.items()
         if found[run_id][0] == State.STOPPED and run_folder.discarded_replay(folder) is not None
     ]
+
+
+def restore_statuses(results: Path, runs: Sequence[Run], found: Mapping[str, Found]) -> bool:
+    """Writes the status of finished runs anew that have lost it and cannot be trained once more;
+    says so, and returns whether there were some."""
+    lost = [r for r in runs if found[r.run_id][0] in LOST and not found[r.run_id][1]]
+    restored = [r for r in lost if restore(run_folder.run_path(results, r.run_id), r.config)]
+    for r in restored:
+        known = "its last checkpoint and its metrics show that it is done"
+        note(f"{r.run_id}: {run_folder.STATUS} was lost; {known}; written anew")
+    return bool(restored)
 
 
 def left(options: argparse.Namespace, runs: Sequence[Run], found: Mapping[str, Found]) -> list[Run]:
@@ -228,9 +243,10 @@ def check_disk(expected: Forecast, results: Path) -> None:
     """Raises UserError if the disk is too small for the plan."""
     free = forecast.free_gb(results)
     if expected.disk_gb > free:
+        needed, there = (run_folder.size_text(gb * 1e9) for gb in (expected.disk_gb, free))
         raise UserError(
-            f"--results {results}: the runs need {expected.disk_gb:,.1f} GB at their peak and "
-            f"{free:,.1f} GB are free; free some (suites.clean), take another disk, or --yes"
+            f"--results {results}: the runs need {needed} at their peak and {there} are free; "
+            "free some (suites.clean), take another disk, or --yes"
         )
 
 

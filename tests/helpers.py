@@ -1,7 +1,8 @@
-"""What several test files need: a small suite, one quick run, a MongoDB server, profiles."""
+"""What several test files need: a small suite, one quick run, a MongoDB server, a small disk."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -13,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -129,6 +130,19 @@ def players_of(pid: int) -> set[int]:
         except (OSError, ValueError, IndexError):
             continue  # not a process, or one that ended meanwhile
     return found
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size_mb: int) -> Iterator[Path]:
+    """A file system of its own; skips the test where none can be made."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)]
+    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def python(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.read.source import Points, RunRow, no_points
-from dreamer.run_folder import replacing
+from dreamer.run_folder import read_bytes, replacing
 
 VERSION = 3
 
@@ -63,11 +63,11 @@ def read_cache(cache: Path | None, metrics: Sequence[str]) -> Cached:
     if cache is None:
         return empty
     try:
-        index = orjson.loads(_index(cache, metrics).read_bytes())
+        index = orjson.loads(read_bytes(_index(cache, metrics)))
         table = pq.read_table(cache / index["parquet"])
         columns = [table[name].to_numpy() for name in Points._fields]
         cached = Cached(index["prints"], index["rows"], index["counts"], Points(*columns))
-    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, pa.ArrowInvalid):
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, pa.ArrowInvalid):
         return empty
     return cached if sum(cached.counts.values()) == len(cached.points.value) else empty
 

@@ -10,6 +10,7 @@ provenance; `warnings` lists what was wrong with the records. Nothing is average
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 
 from analysis.read.cache import Cached, read_cache, write_cache
 from analysis.read.source import METRICS, Points, RunRow, Source, no_points
-from dreamer.errors import UserError
+from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status
 from suites.language.identity import recorded_ids
 from suites.language.suite import Suite
@@ -52,7 +53,8 @@ def load(
     """The frame and the table of runs for `run_ids` (None: all runs of the source).
 
     Runs that the source does not have are left out. With a `cache` folder only runs whose
-    fingerprint changed are read again; a cache that is damaged or of another version is replaced.
+    fingerprint changed are read again; a cache that is damaged or of another version is replaced,
+    and one that cannot be written is left.
     """
     present = set(source.run_ids())
     wanted = sorted(present if run_ids is None else present.intersection(run_ids))
@@ -65,7 +67,10 @@ def load(
     gone = (set(cached.prints) - present) | set(errors)
     cached = cached.updated(good, prints, gone)
     if cache is not None and (good or gone):
-        write_cache(cache, metrics, cached)
+        try:
+            write_cache(cache, metrics, cached)
+        except OSError as error:  # the results may be someone else's
+            print(f"note: {cache}: not written: {describe(error)}", file=sys.stderr)
     kept = [run_id for run_id in wanted if run_id not in errors]
     runs = _runs_table(source, [cached.rows[run_id] for run_id in kept])
     frame = _frame(cached, runs, metrics, suite)

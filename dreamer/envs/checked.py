@@ -116,8 +116,9 @@ def _flag(task: str, value: Any) -> bool:
     if type(value) is bool:
         return value
     array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise UserError(f"task: {task}: step() gives {in_short(value)} as an end; True or False is")
+    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+        given = in_short(repr(value))
+        raise UserError(f"task: {task}: step() gives {given} as an end; True or False is expected")
     return bool(array.item())
 
 

@@ -270,6 +270,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
     """Submits the runs that are neither done nor running nor queued, and returns when SLURM has
     them. Returns the exit code: 0 if none is left to submit."""
     results = results.resolve()
+    slurm.check_folder(results)
     size = slurm.array_size(profile)
     with _locked(results):
         where = slots(read_submissions(results))

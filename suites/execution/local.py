@@ -24,7 +24,7 @@ from dreamer.run_folder import Status, StatusRecord
 from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
-from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec, last_words
+from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec, is_later, last_words
 from suites.record.folder import NoLocksError, locked, make_folder
 from suites.record.provenance import ROOT
 
@@ -171,6 +171,8 @@ def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
         return status  # killed after its last status
     if said.get("status") == status.get("status") and said.get("attempt") == status.get("attempt"):
         return status
+    if is_later(status, said):  # another process has continued the run since
+        return said
     if not said and code in (-signal.SIGTERM, -signal.SIGINT):
         return {**status, "status": Status.INTERRUPTED}
     if not said and code == -signal.SIGKILL:

@@ -15,8 +15,6 @@ from dreamer.run_folder import Status, StatusRecord, run_path
 EXIT_CODES = {Status.COMPLETED: 0, Status.FAILED: 40, Status.INTERRUPTED: 41}
 EXIT_BAD_INPUT, EXIT_BUSY = 42, 43
 WORKER = "suites.execution.worker"  # `python -m` this module executes the spec on its stdin
-
-
 LAST_WORDS = "last_words"  # key of the line that a worker ends with, on its first stderr
 
 
@@ -28,6 +26,12 @@ def last_words(output: str) -> StatusRecord:
             with contextlib.suppress(ValueError):
                 return json.loads(line)[LAST_WORDS]
     return {}
+
+
+def is_later(recorded: StatusRecord, said: StatusRecord) -> bool:
+    """Whether a run's status.json is of a later attempt than a worker's last words."""
+    later, attempt = recorded.get("attempt"), said.get("attempt")
+    return later is not None and attempt is not None and later > attempt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What a user's own environment or variant is made of: files and packages, as part of provenance.
 
 A task `my_module:make` is code that no commit of ours knows. Its files, what they import from the
-same folder, and the version of its package are hashed, so that runs of different environments under
-one name are told apart.
+same folder, the data that they name there (`model.xml`), and the version of its package are hashed,
+so that runs of different environments under one name are told apart.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dreamer.run_folder import sha256
+
 SETTINGS = ("task", "behaviour", "representation")  # that may name code as `module:NAME`
 OURS = {"dreamer", "suites", "slurm", "analysis"}
+MOST_BYTES = 100_000_000  # of data that is hashed
+WRITTEN = (".log", ".csv")  # data that an environment rather writes than reads
 
 
 def own_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -69,42 +73,64 @@ def _described(top: str, more: Iterable[Path]) -> dict[str, Any]:
     distributions = importlib.metadata.packages_distributions().get(top, ())
     package = ", ".join(f"{d} {importlib.metadata.version(d)}" for d in sorted(set(distributions)))
     named = [*_files(top), *((path.name, path) for path in more)]
-    files = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}" for name, path in named]
+    files = [f"{sha256(path)}  {name}" for name, path in named]
     whole = json.dumps([package, files]).encode()
     version = hashlib.sha256(whole).hexdigest()[:12]
     return {"version": version, "package": package or None, "files": files}
 
 
 def _files(top: str) -> list[tuple[str, Path]]:
-    """The Python files of a module or package, and of those beside it that they import, by their
-    paths from its folder."""
+    """The files of a module or package, those beside it that it imports, and the data that they
+    name, by their paths from its folder."""
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
         raise ImportError(f"no file behind module {top!r}")
     origin = Path(spec.origin)
     folder = origin.parents[1] if spec.submodule_search_locations else origin.parent
     todo, names = [top], set(OURS)
-    paths: list[Path] = []
+    paths: set[Path] = set()
     while todo:
         name = todo.pop()
         if name in names:
             continue
         names.add(name)
         file, package = folder / f"{name}.py", folder / name
-        new = sorted(package.rglob("*.py")) if package.is_dir() else [file] if file.exists() else []
-        paths += new
+        inside = [path for path in package.rglob("*") if path.is_file()]
+        code = [path for path in inside if path.suffix == ".py"]
+        code += [file] if not code and file.exists() else []
+        paths |= set(code)
         if folder.name not in ("site-packages", "dist-packages"):  # there, versions say enough
-            todo += [imported for path in new for imported in _imported(path)]
-    paths = paths or [origin]
-    return sorted((path.relative_to(folder).as_posix(), path) for path in paths)
+            for path in code:
+                tree = ast.parse(path.read_bytes())
+                todo += _imported(tree)
+                paths |= _data(tree, path.parent, inside)
+    return sorted((path.relative_to(folder).as_posix(), path) for path in paths or {origin})
 
 
-def _imported(path: Path) -> set[str]:
-    """The top-level modules that a file imports."""
+def _imported(tree: ast.AST) -> set[str]:
+    """The top-level modules that code imports."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
     return {name.partition(".")[0] for name in names}
+
+
+def _data(tree: ast.AST, folder: Path, inside: Iterable[Path]) -> set[Path]:
+    """The data that code in `folder` names in its texts: there, or by their last part among the
+    files `inside` its package."""
+    by_name = {path.name: path for path in inside}
+    found: set[Path] = set()
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and text.isprintable() and 0 < len(text) < 200:
+            named = Path(text)
+            outside = named.is_absolute() or ".." in named.parts
+            found |= {by_name.get(named.name, folder), folder if outside else folder / named}
+    return {path for path in found if path.suffix not in WRITTEN and _is_small_file(path)}
+
+
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size <= MOST_BYTES

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,13 +18,15 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
 from PIL import Image
 
-from analysis import commands, make_figures, redraw, synthetic
+from analysis import commands, make_figures, redraw, reproduction, synthetic
 from analysis.count.methods import STYLES, Style, settings_of, styles, with_methods
 from analysis.count.published import CONTROL_TASKS
 from analysis.draw import lines
 from analysis.draw.images import error_image
 from analysis.draw.suite import single_runs
 from analysis.read.files import FileSource
+from slurm import doctor
+from suites import audit, cancel, clean, run, status
 from suites.language.figures import named_scale
 from suites.language.suite import expand
 
@@ -445,6 +449,44 @@ def fails(capsys, *words) -> str:
     error = capsys.readouterr().err
     assert re.fullmatch(r"error: .*\n", error), error
     return error
+
+
+@pytest.mark.parametrize("words", [
+    ["--at", "nan"], ["--at", "1e400"], ["--at", "9" * 350], ["--last", "nan"],
+    ["--out", "file"], ["--out", "file/below"], ["--out", "/proc/no"], ["--out", "x" * 300],
+    ["--html", "folder"], ["--html", "file/page.html"],
+    ["--export", "folder"], ["--reference", "pipe"], ["--reference", "/dev/zero"],
+], ids=lambda words: f"{words[0]} {words[1][:12]}")  # fmt: skip
+def test_numbers_and_places_that_are_none_are_one_line(made, tmp_path, monkeypatch, capsys, words):
+    folder, _, _ = made
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("folder").mkdir()
+    os.mkfifo("pipe")
+    results = ["--suite", folder / "plain.yaml", "--results", folder / "results"]
+    error = fails(capsys, *results, *([] if words[0] == "--out" else ["--out", "here"]), *words)
+    assert "unexpected" not in error and error[:-1].isprintable()
+
+
+def test_results_are_by_default_in_the_folder_where_a_command_is_typed(
+    made, tmp_path, monkeypatch, capsys
+):
+    folder, _, _ = made
+    monkeypatch.chdir(folder)
+    for main, words, said in (
+        (status.main, ["plain.yaml"], " done"),
+        (run.main, ["plain.yaml"], " done"),
+        (audit.main, ["plain.yaml"], "1 run, "),
+        (cancel.main, ["plain.yaml"], "0 of "),
+        (clean.main, ["plain.yaml", "--dry-run"], "cache"),
+        (make_figures.main, ["--suite", "plain.yaml", "--out", str(tmp_path)], "plain: "),
+        (reproduction.main, ["--suite", "plain.yaml", "--out", str(tmp_path)], ""),
+    ):
+        main(words)
+        printed = capsys.readouterr()
+        assert said in printed.out and "never started" not in printed.out, main.__module__
+        assert "no results" not in printed.err and "no such results" not in printed.err
+    assert doctor.parse([]).results == Path("results")
 
 
 def test_mistakes_are_one_line(made, tmp_path, capsys):

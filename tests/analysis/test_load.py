@@ -225,6 +225,16 @@ def test_a_damaged_cache_is_made_anew(tmp_path, damage):
     assert load(FileSource(tmp_path), cache=cache).frame.equals(first.frame)
 
 
+def test_where_no_cache_can_be_written_the_values_are_read_all_the_same(tmp_path, capsys):
+    """As in results of someone else, which may only be read."""
+    write(tmp_path, "a", [evaluation(10, 1)])
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    assert load(FileSource(tmp_path), cache=cache).frame["value"].tolist() == [1]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {cache}: not written: ")
+
+
 def test_worker_processes_read_the_same(tmp_path):
     for i in range(201):
         write(tmp_path, f"run{i:03d}", [evaluation(10, i), evaluation(20, None)], seed=i)

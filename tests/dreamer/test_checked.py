@@ -178,6 +178,13 @@ def test_rewards_of_every_number_type() -> None:
         assert type(as_reward(value)) is float
 
 
+@pytest.mark.parametrize("name", ["end_text", "end_none", "end_two", "end_nan"])
+def test_an_end_is_true_or_false(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name}: step.. gives .* as an end; True or False is"):
+        play(make(name))
+    assert not any(step.terminal for step in play(make("end_array")))
+
+
 # --- Randomness ---------------------------------------------------------------------------------
 
 

@@ -525,6 +525,23 @@ def test_ten_thousand_runs_are_chunked_below_the_cluster_s_limit(slurm, tmp_path
     assert not queue()
 
 
+@needs_slurm
+def test_odd_names_work_or_are_refused_before_anything_is_submitted(slurm, tmp_path):
+    folder = tmp_path / "it's 50 € & $HOME #1"
+    folder.mkdir()
+    suite = write_suite(folder / "100 % done.yaml", **QUICK, seeds=1)
+    assert command("run", suite)[0] == 0
+    wait_for(lambda: not queue(), "the job's end")
+    assert states(suite) == {0: "done"}
+    assert list((folder / "results/slurm").glob("100___done-*/*.out"))
+    for name in ("50%j", "back\\slash", "two\nlines"):
+        (tmp_path / name).mkdir()
+        odd = write_suite(tmp_path / name / "suite.yaml", **QUICK, seeds=1)
+        code, _, err = command("run", odd)
+        assert code == 2 and errors(err) == 1 and "SLURM cannot write" in err, err
+        assert states(odd) == {0: "missing"} and not queue()
+
+
 # --- Without a cluster ----------------------------------------------------------------------------
 
 

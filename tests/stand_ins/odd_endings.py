@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import threading
 import time
@@ -44,6 +46,21 @@ class Exits(Dot):
     def step(self, action: np.ndarray) -> Any:
         sys.stdin.close()  # as exit() of an interactive session does
         raise SystemExit(0)
+
+
+class Quits(Dot):
+    def step(self, action: np.ndarray) -> Any:
+        os._exit(0)
+
+
+class FillsTheDisk(Dot):
+    """That of the folder DISK, to the last byte."""
+
+    def step(self, action: np.ndarray) -> Any:
+        with contextlib.suppress(OSError), open(f"{os.environ['DISK']}/filler", "ab", 0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        return super().step(action)
 
 
 class Lingers(Dot):

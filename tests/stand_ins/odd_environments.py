@@ -166,6 +166,24 @@ paid_text = pays("much")
 paid_huge = pays(1e39)
 
 
+def ends(value: Any) -> type[Slide]:
+    """An environment with this value in place of `terminated`."""
+
+    class Ends(Slide):
+        def step(self, action: Any) -> Any:
+            see, reward, _, *rest = super().step(action)
+            return see, reward, value, *rest
+
+    return Ends
+
+
+end_text = ends("False")
+end_none = ends(None)
+end_two = ends(np.array([False, False]))
+end_nan = ends(np.nan)
+end_array = ends(np.array([0]))
+
+
 class Global(Slide):
     """Draws from the global generators."""
 

@@ -12,11 +12,13 @@ from helpers import SUITE, Server
 
 from dreamer import run_folder
 from suites import push
+from suites import run as run_command
 from suites.audit import main
 from suites.execution.attempt import execute
 from suites.execution.spec import Spec
 from suites.language.suite import Run, expand
 from suites.record import provenance
+from suites.record.lost_status import restore
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +255,50 @@ def test_replay_that_was_discarded_in_order_is_no_finding(kept, tmp_path, capsys
     folder = shutil.copytree(kept, tmp_path / "copy")
     assert run_folder.discard_replay(first(folder)[1], "to make room") > 0
     assert audit(folder, capsys) == []
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate])
+def test_a_finished_run_that_lost_its_status_gets_it_back(copy, capsys, damage):
+    """Without its replay it could not be trained to its end once more."""
+    _, folder = first(copy)
+    before = json.loads((folder / "status.json").read_text())
+    damage(folder / "status.json")
+    words = [str(copy / "suite.yaml"), "--results", str(copy / "results")]
+    assert run_command.main([*words, "--plan"]) == 0
+    assert run_folder.read_status(folder) in (None, {})  # a plan writes nothing
+    capsys.readouterr()
+    assert run_command.main(words) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == "2 done"
+    [line] = [line for line in said.err.splitlines() if line.startswith("note: ")]
+    assert folder.name in line and "status.json was lost" in line and "written anew" in line
+    after = run_folder.read_status(folder)
+    for key in ("status", "attempt", "env_steps", "updates", "evaluate_return", "final_score"):
+        assert after[key] == before[key], key
+    assert run_folder.attempts(folder) == [1] and audit(copy, capsys) == []
+    assert run_command.main([*words, "--set", "env_steps=1e5"]) == 1
+    assert "without its replay a larger budget needs --fresh" in capsys.readouterr().err
+
+
+def last_checkpoint(folder: Path) -> Path:
+    return run_folder.checkpoint_paths(folder / "checkpoints")[-1]
+
+
+@pytest.mark.parametrize(
+    "doubt",
+    [
+        lambda folder: truncate(last_checkpoint(folder)),
+        lambda folder: last_checkpoint(folder).unlink(),
+        lambda folder: edit_lines(folder / "metrics.jsonl", lambda lines: lines[:-4]),
+        lambda folder: edit_lines(folder / "metrics.jsonl", lambda lines: [*lines, "half a l"]),
+        lambda folder: edit_json(folder / "config.json", env_steps=10**6),
+    ],
+)
+def test_a_run_that_may_not_be_finished_is_not_taken_for_one(copy, capsys, doubt):
+    run, folder = first(copy)
+    (folder / "status.json").unlink()
+    doubt(folder)
+    assert not restore(folder, run.config) and not (folder / "status.json").exists()
 
 
 @pytest.mark.parametrize("text", METRICS)

@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SUITE, wait_until
+from helpers import ROOT, SUITE, small_disk, spec_in, wait_until
 
 from dreamer import run_folder
+from slurm.job import RunTask, write_status
+from suites.execution.local import Worker, _ending
 from suites.execution.spec import EXIT_CODES, LAST_WORDS, last_words
 from suites.language.suite import expand
 
@@ -126,19 +127,6 @@ def test_foreign_errors_are_shown_in_any_locale_and_never_steer_the_terminal(tmp
 # --- The disk -------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size_mb: int) -> Iterator[Path]:
-    """A file system of its own; skips the test where none can be made."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder)]
-    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a file system")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_the_next_run_continues(tmp_path):
     suite = own(tmp_path, "Slow")
@@ -159,6 +147,24 @@ def test_a_full_disk_is_named_and_the_next_run_continues(tmp_path):
         (disk / "filler").unlink()
         again = typed("run", suite, "--results", disk / "results", "--retry-failed")
         assert (again.returncode, again.stdout.splitlines()[0]) == (0, "1 done"), again.stderr
+
+
+@pytest.mark.parametrize("status", ["RUNNING", "FAILED"])
+def test_last_words_never_replace_the_status_of_a_later_attempt(tmp_path, status):
+    """A colleague's process, on another machine, may continue a run before our command has seen
+    its worker end."""
+    spec = spec_in(tmp_path)
+    later = {"run_id": spec.run_id, "status": status, "attempt": 2}
+    spec.folder.mkdir(parents=True)
+    run_folder.write_json(spec.folder / "status.json", later)
+    said = {"run_id": spec.run_id, "status": "INTERRUPTED", "attempt": 1}
+    with subprocess.Popen(["true"]) as process, open(os.devnull, "w+b") as stderr:
+        worker = Worker(spec, process, 0, stderr, before=None)
+        ended = _ending(worker, EXIT_CODES["INTERRUPTED"], json.dumps({LAST_WORDS: said}))
+    assert ended == said and run_folder.read_status(spec.folder) == later
+    task = RunTask(spec.run_id, str(spec.folder), spec.to_json())
+    write_status(task, **said)
+    assert run_folder.read_status(spec.folder) == later
 
 
 def test_last_words_are_found_among_other_output():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import SUITE, suite_file
+from helpers import SUITE, small_disk, suite_file
 
 from suites import forecast, run
 from suites.language.suite import Run, expand
@@ -37,6 +37,14 @@ def test_a_disk_that_is_too_small_is_told_before_anything_starts(tmp_path, capsy
     assert run.main(words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "at their peak" in error and not results.exists()
+
+
+def test_a_small_disk_is_told_in_sizes_that_say_something(tmp_path, capsys):
+    suite = suite_file(tmp_path, SUITE)
+    with small_disk(tmp_path / "disk", 8) as disk:
+        assert run.main([str(suite), "--results", str(disk / "results")]) == 2
+    error = capsys.readouterr().err
+    assert "8.4 MB are free" in error and " 0.0 " not in error
 
 
 def test_memory_is_measured_and_grows_with_the_batch(tmp_path):

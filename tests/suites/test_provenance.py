@@ -158,6 +158,30 @@ def test_the_files_behind_an_own_environment_are_known(tmp_path, monkeypatch):
     ]
 
 
+def test_the_data_that_an_own_environment_names_is_known(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    names = "['maze.txt', 'no_such.xml', '/etc/hostname', '../above.txt', 'run.log', '.', 'a\\0b']"
+    (tmp_path / "odd_maze.py").write_text(f"NAMES = {names}\n")
+    for name in ("maze.txt", "run.log", "other.txt"):
+        (tmp_path / name).write_text("#")
+    before = own("odd_maze:Env")["task"]
+    assert [line.split()[1] for line in before["files"]] == ["maze.txt", "odd_maze.py"]
+    for name in ("run.log", "other.txt"):
+        (tmp_path / name).write_text("##")
+    assert own("odd_maze:Env")["task"] == before
+    (tmp_path / "maze.txt").write_text("##")
+    assert own("odd_maze:Env")["task"]["version"] != before["version"]
+    assets = tmp_path / "odd_robot/assets"
+    assets.mkdir(parents=True)
+    (assets / "leg.xml").touch()
+    (assets.parent / "__init__.py").write_text("MODEL = ('assets', 'leg.xml')\n")
+    files = own("odd_robot:make")["task"]["files"]
+    assert [line.split()[1] for line in files] == [
+        "odd_robot/__init__.py",
+        "odd_robot/assets/leg.xml",
+    ]
+
+
 def test_packages_of_environments_and_roms_are_known():
     assert own("toy_dot") == {}
     for module, task, package in (
