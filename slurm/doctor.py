@@ -6,10 +6,10 @@
     python -m suites.run SUITE --doctor     before a submission, with the suite's own needs
 
 Renders with EGL and OSMesa and compares the frames, names the GPUs that EGL and CUDA see (under
-SLURM they may differ), times an update of preset `published`, tries a file lock in the results
-folder from two processes, and from the machine where it is typed and a node, and checks disk and
-MongoDB. Each check is a process of its own with a time limit (slurm/checks.py), since broken
-drivers hang. Exit code 0: fit; 1: not fit, and the table says what to do; 2: bad input.
+SLURM they may differ), times an update of preset `published`, and checks disk and MongoDB. Tries
+file locks in the results folder: between two processes, and between this machine and a node. Each
+check is a process of its own with a time limit (slurm/checks.py), since broken drivers hang. Exit
+code 0: fit; 1: not fit, and the table says what to do; 2: bad input.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="GB",
         help="disk that runs need; default: one run's",
     )
-    add(
-        "--held", type=Path, help=argparse.SUPPRESS
-    )  # a file that the caller, elsewhere, has locked
+    # A file that the calling machine keeps locked.
+    add("--held", type=Path, help=argparse.SUPPRESS)
     add("--mongo", action="append", default=[], metavar="URL",
         help="a MongoDB that records go to; also DREAMER_MONGO_URL")  # fmt: skip
     return parser.parse_args(arguments)
@@ -124,8 +123,8 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
 
 @contextlib.contextmanager
 def _locked_file(results: Path) -> Iterator[Path | None]:
-    """A file beside the results, locked by this process while the block runs; None where that is
-    impossible, which the checks on the node will report.
+    """A file in the results folder that this process keeps locked while the block runs; None if it
+    cannot be locked: the checks on the node report why.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -182,7 +181,7 @@ def check_cuda(gpus: int) -> tuple[list[str], Row]:
 
 
 def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[Row]:
-    """A frame of each domain with both renderers, compared."""
+    """Draws a frame of each domain with both renderers and compares them."""
     drawn = {}
     for name in ("egl", "osmesa"):
         path = folder / f"{name}.npz"
@@ -201,8 +200,8 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
 
 
 def check_egl_devices(count: int) -> Row:
-    """Whether EGL numbers the GPUs as CUDA does, which sees so many: workers on this machine get
-    one number for both."""
+    """Whether EGL numbers the GPUs as CUDA does, which sees `count` of them: workers on this
+    machine use one number for both."""
     try:
         found = ask("egl_devices", within_s=OTHER_WITHIN_S, CUDA_VISIBLE_DEVICES="")
     except FailedCheckError as error:
@@ -292,7 +291,7 @@ def _existing(results: Path) -> Path:
 
 
 def check_disk(results: Path, needs_gb: float | None) -> Row:
-    """Free disk where the results are, against what is needed."""
+    """Free disk in the results folder, compared with what the runs need."""
     there = _existing(results)
     free_gb = shutil.disk_usage(there).free / 1e9
     if not os.access(there, os.W_OK):
@@ -343,7 +342,7 @@ def ask(check: str, *arguments: str, within_s: float, **environment: str) -> Any
 
 
 def text(row: Row) -> str:
-    """A line of the table: check, verdict, what was found; and one with what to do about it."""
+    """A line of the table: check, verdict, what was found. A second one says what to do."""
     line = f"{row.check:<12}  {row.verdict:<4}  {row.found}"
     return f"{line}\n{'':<20}-> {row.todo}" if row.todo else line
 

@@ -38,8 +38,8 @@ from suites.execution.spec import EXIT_BUSY, EXIT_CODES, is_later, last_words
 from suites.record.folder import BusyError, locked
 
 POLL_S = 0.2
-MAX_KILLS = 3  # of one run in one job; after more the run has failed (memory?)
-BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # until another process that executes the run has stopped
+MAX_KILLS = 3  # of one run in one job; after one more the run counts as failed (memory?)
+BUSY_WAIT_S, MAX_BUSY = 10.0, 15  # waits, and how many, while another process executes the run
 REQUEUE_AFTER = 0.4  # of the time that SLURM leaves; a requeue matters more than a late checkpoint
 SETTLE_S = 1.0  # SLURM signals the runs and this process one after another
 SLACK_S = 65.0  # SLURM may send its signal a minute early
@@ -111,7 +111,7 @@ class _Supervisor:
         self.job = job
         self.signals: list[int] = []
         self.reason: str | None = None  # why all runs must stop
-        self.requeue_at = float("inf")  # even if they are not ready then
+        self.requeue_at = float("inf")  # even if runs have not stopped by then
         self.children: dict[str, Child] = {}
         self.shown: dict[str, int] = {}  # {run_id: bytes of its stderr that are in the job's log}
         self.codes: dict[str, int] = {}
@@ -180,7 +180,7 @@ class _Supervisor:
             self.codes[task.run_id] = COMPLETED
             return
         if status.get("status") == Status.FAILED and status.get("executor") == executor_name():
-            self.codes[task.run_id] = FAILED  # before this job was requeued
+            self.codes[task.run_id] = FAILED  # it failed before this job was requeued
             return
         if self._is_cancelled(task.run_id):
             self.unwanted.add(task.run_id)

@@ -20,9 +20,9 @@ from suites.language.nodes import Node
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 OWN_OPTIONS = ("environment", "sbatch", "max_submit_jobs", "max_array_size", "requeue")
-# Options of submitit that belong to slurm/sbatch.py.
+# Options of submitit that slurm/sbatch.py sets.
 RESERVED = ("job_name", "additional_parameters", "ntasks_per_node", "nodes", "use_srun")
-# How the other options of submitit are read; all that are not named here are text.
+# Options of submitit that are not text: whole numbers, and lists of lines.
 WHOLE = ("array_parallelism", "cpus_per_gpu", "cpus_per_task", "gpus_per_node", "gpus_per_task",
          "num_gpus", "signal_delay_s")  # fmt: skip
 LINES = ("setup", "srun_args", "teardown")
@@ -117,7 +117,7 @@ def _option(key: str, node: Node) -> Any:
 
 
 def _text(node: Node) -> str:
-    """The value as it is written, whatever YAML makes of it."""
+    """The value as it is written, not as YAML reads it."""
     if node.written is None:
         raise node.error(f"text is expected, not {nodes.kind(node.value)}")
     return node.written

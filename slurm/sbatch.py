@@ -70,7 +70,7 @@ def submit_array(jobs: Sequence[Job], folder: Path, name: str, profile: Profile)
     setup = [
         *profile.options.get("setup", []),
         f"cd {shlex.quote(jobs[0].code)}",
-        # Behind the code: where the user's own modules are found at submission.
+        # After the code: the folders in which the user's own modules were found at submission.
         f"export PYTHONPATH={shlex.quote(paths)}${{PYTHONPATH:+:$PYTHONPATH}}",
         *(f"export {key}={shlex.quote(value)}" for key, value in profile.environment.items()),
     ]
@@ -114,7 +114,7 @@ def queue(names: Iterable[str]) -> dict[tuple[str, int], Queued]:
 
 
 def own_jobs() -> int:
-    """How many jobs of this user SLURM has, whatever they do; each job of an array counts."""
+    """How many jobs of this user SLURM has, of any kind; each job of an array counts."""
     words = ("squeue", "--noheader", "--array", f"--user={os.geteuid()}", "--format=%i")
     return len(ask(*words).splitlines())
 

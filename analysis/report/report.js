@@ -1,8 +1,8 @@
 "use strict";
 // Interactive curves, drawn by plotly.js: a panel per task. The page holds plotly.js (gzip, base64)
-// and the numbers of report.py (JSON). Pictures, videos and panels are made when they are seen.
+// and the numbers of report.py (JSON). Pictures, videos and panels load when they come into view.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const MANY_POINTS = 15; // more points than these are a line without marks
+const MANY_POINTS = 15; // a line with more points has no marks
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const touch = matchMedia("(pointer: coarse)");
 
@@ -34,7 +34,7 @@ function csv(rows) {
 const tip = make("div", { class: "tip", role: "status" });
 tip.hidden = true;
 document.body.append(tip);
-// A pointer that rests over a scrolled page leaves its panel by itself; a finger does not.
+// While the page scrolls, a resting pointer leaves its panel by itself; a finger does not.
 addEventListener("scroll", () => { tip.hidden ||= touch.matches; }, { passive: true });
 
 let plotly;
@@ -48,7 +48,7 @@ function loadPlotly() {
   return plotly;
 }
 
-// Calls `show(node)` once for each node, when it is about to be seen.
+// Calls `show(node)` once for each node, when it is about to come into view.
 function whenSeen(nodes, show) {
   const observer = new IntersectionObserver((entries) => {
     for (const entry of entries)
@@ -62,7 +62,7 @@ function whenSeen(nodes, show) {
 
 const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 
-// A colour of the white pages, lighter where the page is dark and it could not be seen.
+// A colour chosen for white pages; on a dark page dark colours become lighter.
 function onPage(colour, alpha = 1) {
   let [r, g, b] = rgb(colour);
   if (dark.matches && 0.2126 * r + 0.7152 * g + 0.0722 * b < 110)
@@ -196,7 +196,7 @@ class Panel {
     }
   }
 
-  // Shows values at an x beside it and the pointer, inside of the window. rows: [colour, text] each.
+  // Shows the values at x next to the pointer, inside the window. rows: [colour, text] each.
   tell(x, rows, pointer) {
     const row = ([colour, text]) => make("div", {}, make("i", { style: `background: ${colour}` }), text);
     tip.replaceChildren(make("b", {}, `${this.suite.xLabel}: ${x.toLocaleString("en")}`), ...rows.map(row));
@@ -206,7 +206,7 @@ class Panel {
     const right = Math.max(at, pointer?.clientX ?? at) + 14;
     const left = right + width < innerWidth ? right : Math.min(at, pointer?.clientX ?? at) - 14 - width;
     const top = (pointer?.clientY ?? box.top + box.height / 2) - height / 2;
-    // Where there is room at neither side, as on a phone, it stands below the panel.
+    // Without room on either side, as on a phone, it goes below the panel.
     tip.style.left = `${Math.max(4, left)}px`;
     tip.style.top = `${left < 0 ? box.bottom : Math.max(4, Math.min(top, innerHeight - height - 4))}px`;
   }
@@ -355,7 +355,7 @@ function runTable(table) {
       text(a, place).localeCompare(text(b, place), "en", { numeric: true }) * (down ? -1 : 1));
     const number = (row) => Number(text(row, place).replaceAll(",", ""));
     const known = rows.filter((row) => Number.isFinite(number(row)));
-    // A column of numbers is sorted by them; cells without a number come last.
+    // A column of numbers is sorted by value; cells without a number come last.
     if (known.length && rows.every((row) => known.includes(row) || text(row, place) === "–"))
       sorted.sort((a, b) => !known.includes(a) - !known.includes(b) || (number(a) - number(b)) * (down ? -1 : 1) || 0);
     body.append(...sorted);
