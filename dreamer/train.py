@@ -244,7 +244,8 @@ class Trainer:
         """Episodes of the mode action without noise, in an environment of their own; and an
         open-loop prediction of the first of them.
 
-        With `collect: parallel` they are played while training goes on, one evaluation at a time.
+        With `collect: parallel` they are played while training goes on, one evaluation at a time:
+        this one waits for the one before, and `finish` for the last.
         """
         self._means()
         self._take_evaluation(block=True)  # the one before
@@ -262,7 +263,7 @@ class Trainer:
         self.save_checkpoint()
 
     def finish(self) -> None:
-        """Waits for the last evaluation, and keeps its result."""
+        """Waits for the last evaluation, and saves its result."""
         if self.evaluator.due is not None:
             with self.clock.on(Stage.EVALUATE):
                 self._take_evaluation(block=True)
@@ -273,7 +274,7 @@ class Trainer:
     def _take_evaluation(self, block: bool = False) -> None:
         """Records the evaluation under way if it is over; `block`: once it is.
 
-        Its records stand in the file where it was due: what comes after them is held until then.
+        Its records stand in the file where it was due: those of what came meanwhile follow now.
         """
         due = self.evaluator.due
         if due is None or (scores := self.evaluator.take(self._check_stop, block)) is None:

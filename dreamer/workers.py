@@ -33,7 +33,6 @@ from dreamer.variants import behaviour_card
 
 POLL_S = 0.1  # between two looks at whether to stop, while waiting for a result
 END_S = 10.0  # for a process to end by itself, before it is killed
-EVALUATION_NICENESS = 10  # training and collecting go first where cores are short
 
 Role = Literal["collect", "evaluate"]
 Task = Callable[[Any, Agent, Callable[[int], None]], Any]  # of environment, agent, before_step
@@ -137,8 +136,6 @@ def main() -> None:
     if sys.platform == "linux":  # for one that hangs in a driver
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     evaluation = sys.argv[1] == "evaluate"
-    if evaluation:
-        os.nice(EVALUATION_NICENESS)
     connection = Connection(int(sys.argv[2]))
     with contextlib.suppress(EOFError, ConnectionError):
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import players_of
+from helpers import players_of, wait_until
 from toy_runs import CONTEXT, assert_same_run, minute, records
 
 from dreamer.agent import Agent
@@ -199,10 +199,7 @@ def test_killed_runs_leave_no_process_and_are_the_same_run(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL and len(players) >= 2
-        patience = time.monotonic() + 30
-        while any(alive(pid) for pid in players) and time.monotonic() < patience:
-            time.sleep(0.01)
-        assert not any(alive(pid) for pid in players)
+        wait_until(lambda pids=players: not any(map(alive, pids)))
     stop_after = [45]
     seen: list[int] = [0]
 

@@ -25,6 +25,7 @@ from dreamer.run_folder import Status
 from dreamer.schedule import Counters
 from dreamer.train import Progress, train
 
+STAND_INS = ROOT / "tests" / "stand_ins"
 SPACE = ActionSpace(2, discrete=False)
 DUE = Counters(env_steps=200, agent_steps=100, updates=19, evaluations=3)
 
@@ -73,26 +74,28 @@ def test_processes_score_the_weights_of_when_they_began_as_this_one_does():
         beside.close()
 
 
-def test_what_stops_an_evaluating_process_stops_the_run():
-    config = minute(collect="parallel")
-    agent = Agent(config, SPACE)
-    beside, wrong = (ParallelEvaluator(c, agent) for c in (config, minute("no_such_task")))
+def test_what_stops_an_evaluating_process_stops_the_run(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(STAND_INS))
+    agent = Agent(minute("odd_endings:Breaks"), ActionSpace(1, discrete=False))
+    tasks = ("odd_endings:Slow", "no_such_task", "odd_endings:Breaks")
+    killed, wrong, broken = (ParallelEvaluator(minute(task), agent) for task in tasks)
     try:
-        beside.begin(DUE, nothing)
-        beside.workers.processes[0][0].kill()
+        for evaluator in (killed, wrong, broken):
+            evaluator.begin(DUE, nothing)
+        killed.workers.processes[0][0].kill()
         with pytest.raises(KilledError, match="a process that evaluates was killed by SIGKILL"):
-            taken(beside)
-        wrong.begin(DUE, nothing)
+            taken(killed)
         with pytest.raises(UserError, match="no task 'no_such_task'"):
             taken(wrong)
+        with pytest.raises(RuntimeError, match="a process that evaluates failed: OSError: no answ"):
+            taken(broken)
     finally:
-        beside.close()
-        wrong.close()
+        for evaluator in (killed, wrong, broken):
+            evaluator.close()
 
 
 # Whole runs. The first evaluation takes 4 s, in which training comes to its second one.
 
-STAND_INS = ROOT / "tests" / "stand_ins"
 SLOW: dict[str, Any] = dict(
     time_limit_env_steps=12,
     env_steps=96,
@@ -111,7 +114,7 @@ def evaluations(run_dir: Path) -> list[int]:
     return [line["env_steps"] for line in records(run_dir) if line["kind"] == "evaluate"]
 
 
-def interrupted_by(run_dir: Path) -> bool:
+def evaluation_under_way(run_dir: Path) -> bool:
     """Whether the newest checkpoint has an evaluation under way, and records that wait for it."""
     paths = checkpoint_paths(run_dir / "checkpoints")
     try:
@@ -140,7 +143,7 @@ def test_a_run_killed_in_an_evaluation_records_it_once(tmp_path, monkeypatch, in
     words = [f"--{key}={json.dumps(value).strip(chr(34))}" for key, value in settings.items()]
     command = [sys.executable, "-m", "dreamer.train", "--preset", "tiny", *words]
     with subprocess.Popen([*command, f"--folder={tmp_path}"], cwd=ROOT) as process:
-        wait_until(lambda: interrupted_by(tmp_path))
+        wait_until(lambda: evaluation_under_way(tmp_path))
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     assert train(slow(), tmp_path).status == Status.COMPLETED
@@ -161,7 +164,7 @@ def test_a_stop_in_an_evaluation_keeps_its_weights_and_the_records_after_it(
 
     stopped = train(slow(), tmp_path, should_stop=lambda: bool(went_on), on_progress=note)
     assert stopped.status == Status.INTERRUPTED and stopped.env_steps > 24
-    assert evaluations(tmp_path) == [] and interrupted_by(tmp_path)
+    assert evaluations(tmp_path) == [] and evaluation_under_way(tmp_path)
     assert train(slow(env_steps=24), tmp_path).status == Status.COMPLETED
     assert evaluations(tmp_path) == [24]
     assert train(slow(), tmp_path).status == Status.COMPLETED
