@@ -7,12 +7,14 @@
     python -m suites.benchmark replay [FRAMES [RESULTS ...]]
                                                  how small pictures of 21 tasks, and of trained
                                                  runs, become, and how fast
+    python -m suites.benchmark growth [RUNS]     time and memory over a run's length and over the
+                                                 number of runs, up to 10,000
+    python -m suites.benchmark memory            memory of a run's process, by preset
 
-The first three print seconds of CPU (user and system) and of wall clock. `commands` prints CSV:
-medians of five new processes after one that warms up the disk's cache. `replay` prints CSV:
-seconds of CPU, the best of three. Synthetic records go to a
-temporary folder. Files just written are read from memory; checkpoints are small here (0.1 MB), and
-each GB of them takes about a second more.
+The first three print seconds of CPU (user and system) and of wall clock, the others CSV: `commands`
+medians of five new processes after one that warms up the disk's cache, `replay` the best of three
+(batches: of 20). Synthetic records go to a temporary folder. Files just written are read from
+memory; checkpoints are small here (0.1 MB), and each GB of them takes about a second more.
 """
 
 from __future__ import annotations
@@ -627,9 +629,51 @@ def write_many(folder: Path, runs: int) -> Path:
     return suite
 
 
+OF_MEMORY = (
+    *(("tiny", "dreamer", "toy_dot"), ("tiny", "planet", "toy_dot")),
+    *(("small", "dreamer", "cartpole_balance"), ("small", "planet", "walker_walk")),
+    *(("published", "dreamer", "walker_walk"), ("submission", "dreamer", "cartpole_balance")),
+)
+
+
+def measure_memory(folder: Path, updates: int) -> None:
+    """Memory of a run's process on this CPU: before the first of so many updates, and at its peak,
+    with an evaluation; and the size of a checkpoint."""
+    version = provenance.code().version
+    table = csv.writer(sys.stdout)
+    columns = ("start_gb", "peak_gb", "checkpoint_mb", "source")
+    table.writerow(("preset", "behaviour", "device", *columns))
+    for number, (preset, behaviour, task) in enumerate(OF_MEMORY):
+        run = folder / str(number)
+        _, _, peak_mb = _spent(__file__, "train", run, preset, behaviour, task, updates)
+        start_gb = float((run / "start_gb").read_text())
+        [*_, path] = run_folder.checkpoint_paths(run / run_folder.CHECKPOINTS)
+        sizes = f"{start_gb:.2f}", f"{peak_mb / 1e3:.2f}", f"{path.stat().st_size / 1e6:.1f}"
+        source = f"peak resident memory of training {task} at {version}, one thread, fp32"
+        table.writerow((preset, behaviour, "cpu", *sizes, source))
+        sys.stdout.flush()
+
+
+def measure_training_memory(run: str, preset: str, behaviour: str, task: str, updates: str) -> None:
+    """An episode of random actions, so many updates and an evaluation."""
+    from dreamer.train import Progress, train
+
+    few = {"env_steps": 1000, "eval_every_env_steps": 1000, "seed_episodes": 1, "device": "cpu"}
+    few |= {"updates_per_1000_env_steps": int(updates), "eval_episodes": 1}
+
+    def note(progress: Progress) -> None:
+        if progress.updates == 0:
+            used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            Path(run, "start_gb").write_text(str(used / 1e6))
+
+    config = make_config(preset, {"task": task, "behaviour": behaviour, **few})
+    train(config, Path(run), on_progress=note)
+
+
 MEASURES: dict[str, tuple[Callable[..., None], int]] = {
     "replay": (measure_replay, 501),
     "growth": (measure_growth, 10_000),
+    "memory": (measure_memory, 3),
     "audit": (measure_audit, 1000),
     "load": (measure_load, 5000),
     "training": (measure_training, 20_000),
@@ -638,9 +682,17 @@ MEASURES: dict[str, tuple[Callable[..., None], int]] = {
 }
 
 
+# Processes that others start.
+PARTS: dict[str, Callable[..., None]] = {
+    "sample": measure_sample,
+    "resume": measure_resume,
+    "train": measure_training_memory,
+}
+
+
 def main() -> None:
-    if sys.argv[1:2] in (["sample"], ["resume"]):  # processes that `growth` starts
-        {"sample": measure_sample, "resume": measure_resume}[sys.argv[1]](sys.argv[2])
+    if sys.argv[1:2] and sys.argv[1] in PARTS:
+        PARTS[sys.argv[1]](*sys.argv[2:])
         return
     if len(sys.argv) < 2 or sys.argv[1] not in MEASURES:
         sys.exit(__doc__)

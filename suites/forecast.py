@@ -10,11 +10,12 @@ import csv
 import math
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dreamer.errors import counted
 from dreamer.run_folder import State, size_text
 from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
@@ -62,13 +63,16 @@ def make_forecast(
     statuses: Mapping[str, Found],
     device: str,
     workers: int,
+    ended: Collection[str] = (),
 ) -> Forecast:
     """What the unfinished runs will take with this many `workers`.
 
-    `statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu.
+    `statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu; `ended`: ids of runs that
+    cannot go on.
     """
     states = Counter(statuses[run.run_id][0] for run in runs)
-    open_runs = [run for run in runs if statuses[run.run_id][0] != State.DONE]
+    unfinished = [run for run in runs if statuses[run.run_id][0] != State.DONE]
+    open_runs = [run for run in unfinished if run.run_id not in ended]
     done_steps = {r.run_id: (statuses[r.run_id][1] or {}).get("env_steps") or 0 for r in open_runs}
     table = _measured_here(runs, statuses)
     for path in THROUGHPUT:
@@ -86,6 +90,8 @@ def make_forecast(
         seconds += max(0, left) / pace
     hours = seconds / 3600
     memory, notes = _memory(open_runs, device)
+    if ended:
+        notes.append(f"not counted: {counted(len(ended), 'run')} without replay; see --fresh")
     return Forecast(
         states={state: states[state] for state in State if states[state]},
         hours=hours,

@@ -81,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
         found = states(options.results, configs)
     request = make_request(options, suites, runs)
     capacity = executor.at_a_time(request)
-    expected = make_forecast(runs, found, capacity.device, capacity.runs)
+    ended = [] if options.fresh else without_replay(options.results, runs, found)
+    expected = make_forecast(runs, found, capacity.device, capacity.runs, ended)
     if options.plan:
         free = forecast.free_gb(options.results)
         if as_json:

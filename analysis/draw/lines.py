@@ -86,7 +86,8 @@ def draw_panel(
         _draw_seeds(axes, seeds[seeds["task"] == task], styles, x)
     if reference is not None:
         _draw_reference(axes, reference[reference["task"] == task])
-    lines = {method: here[here["method"] == method].sort_values(x) for method in styles}
+    found = dict(iter(here.groupby("method")))
+    lines = {method: found.get(method, here[:0]).sort_values(x) for method in styles}
     under = _lines_below(lines, x)
     for place, (method, rows) in enumerate(lines.items()):
         _draw_line(axes, rows, x, styles[method], place, len(styles), under[method])
@@ -103,13 +104,17 @@ def draw_panel(
 
 def _lines_below(lines: Mapping[str, pd.DataFrame], x: str) -> dict[str, int]:
     """For each line, the number of earlier lines with the same course (0.5 % of the range)."""
-    courses = {method: rows.set_index(x)["mean"] for method, rows in lines.items()}
-    values = pd.concat(list(courses.values())) if courses else pd.Series(dtype=float)
-    close = 0.005 * float(values.max() - values.min()) if len(values) else 0.0
+    places = sorted({place for rows in lines.values() for place in rows[x]})
+    courses = np.full((len(lines), len(places)), np.nan)
+    for course, rows in zip(courses, lines.values(), strict=True):
+        course[np.searchsorted(places, rows[x])] = rows["mean"]
+    finite = courses[np.isfinite(courses)]
+    close = 0.005 * np.ptp(finite) if len(finite) else 0.0
     found: dict[str, int] = {}
-    for method, course in courses.items():
-        apart = [(course - courses[other]).abs().dropna() for other in found]
-        found[method] = sum(len(gap) > 0 and (gap <= close).mean() > 0.8 for gap in apart)
+    for number, (method, course) in enumerate(zip(lines, courses, strict=True)):
+        gaps = np.abs(course - courses[:number])  # NaN where one of the two has no value
+        both = np.isfinite(gaps).sum(1)
+        found[method] = int((((gaps <= close).sum(1) > 0.8 * both) & (both > 0)).sum())
     return found
 
 

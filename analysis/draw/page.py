@@ -95,6 +95,9 @@ def panels(count: int, row_height: float | None = None) -> tuple[Figure, list[Ax
     return figure, axes[:count]
 
 
+MOST_COLUMNS = 16  # of a legend: more never fit on a page, whatever their labels
+
+
 def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
     """One legend above all panels, in as few rows as fit; the figure grows by rows after the first,
     so that panels keep their size."""
@@ -102,7 +105,7 @@ def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
         return
     renderer = FigureCanvasAgg(figure).get_renderer()
     width, height = figure.get_size_inches()
-    for columns in range(len(handles), 0, -1):
+    for columns in range(min(len(handles), MOST_COLUMNS), 0, -1):
         legend = figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
         size = legend.get_window_extent(renderer)
         if size.width <= 0.98 * figure.bbox.width or columns == 1:

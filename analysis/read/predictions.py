@@ -12,6 +12,8 @@ import pandas as pd
 from analysis.read.source import Source
 from dreamer import run_folder
 
+MOST = 100  # predictions of a suite; about 2 MB each in memory
+
 
 class Prediction(NamedTuple):
     """A run's open-loop prediction of a held-out episode of T frames."""
@@ -27,12 +29,17 @@ class Prediction(NamedTuple):
 
 
 def read_predictions(source: Source, runs: pd.DataFrame) -> tuple[list[Prediction], list[str]]:
-    """One prediction per task and method, of the first seed that has one, and what was damaged.
+    """One prediction per task and method, or where these are more than MOST, per task; of the first
+    seed that has one. And what was damaged or left out.
 
     `runs`: run_id, task, method, seed.
     """
     found: dict[tuple[str, str], Prediction] = {}
     problems = []
+    pairs = len(runs[["task", "method"]].drop_duplicates())
+    if pairs > MOST:
+        problems.append(f"of the predictions of {pairs:,} tasks and methods one per task is shown")
+        runs = runs[runs["method"] == runs.groupby("task")["method"].transform("first")]
     for run in runs.sort_values("seed", kind="stable").itertuples():
         data = None if (run.task, run.method) in found else source.prediction(run.run_id)
         if data is None:

@@ -81,6 +81,9 @@ def test_without_its_replay_a_run_stays_done_and_goes_no_further(copy, capsys):
     assert clean.main([*copy, "--yes"]) == 0
     before = files(folder)
     words = [*copy, "--executor", "debug", "--only", "seed=0"]
+    assert run.main([*words, "--set", "env_steps=400", "--plan"]) == 0
+    plan = capsys.readouterr().out
+    assert "0.0 CPU hours" in plan and "not counted: 1 run without replay; see --fresh" in plan
     assert run.main([*words, "--set", "env_steps=400"]) == 1
     assert "without its replay a larger budget needs --fresh" in capsys.readouterr().err
     assert run.main(words) == 0
