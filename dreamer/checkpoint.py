@@ -28,7 +28,8 @@ def save_checkpoint(folder: Path, name: str, content: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     partial = folder / PARTIAL
-    torch.save(content, partial)
+    with open(partial, "wb") as file:  # by its name alone torch would not say that a disk is full
+        torch.save(content, file)
     run_folder.seal(partial)
     os.replace(partial, path)
     run_folder.checksum_path(path).unlink(missing_ok=True)  # of the one that had the name

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from dreamer.errors import UserError, describe
+from dreamer.errors import UserError, describe, disk_error
 
 BAD_INPUT = 2
 INTERRUPTED = 130  # as shells count: 128 and the signal
@@ -59,8 +59,8 @@ def main(
     except Exception as error:
         if sys.flags.dev_mode:
             raise
-        hint = "unexpected, please report it; python -X dev shows where"
-        print(f"error: {describe(error)} ({hint})", file=sys.stderr)
+        hint = " (unexpected, please report it; python -X dev shows where)"
+        print(f"error: {describe(error)}{'' if disk_error(error) else hint}", file=sys.stderr)
         return BAD_INPUT
     finally:
         _give_up_lost_stdout()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 MAX_LINE = 1000  # characters
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 class UserError(Exception):
@@ -66,6 +68,17 @@ def printable(line: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
+def disk_error(error: BaseException) -> OSError | None:
+    """The error of a disk, such as a full one, on which this one followed. Libraries that close a
+    half-written file often fail in a way that hides it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in DISK_ERRORS:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
 def describe(error: BaseException) -> str:
     """What went wrong, in one line: a UserError's own text; of the system's errors the file and
     the reason; else the kind of error and its text."""
@@ -74,6 +87,8 @@ def describe(error: BaseException) -> str:
     elif isinstance(error, OSError) and error.strerror:
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         text = ": ".join([*names, error.strerror])
+    elif (disk := disk_error(error)) is not None:
+        text = describe(disk)
     elif isinstance(error, SystemExit):
         text = f"exit({error.code!r}) was called"
     else:

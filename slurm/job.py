@@ -71,6 +71,7 @@ class Job(NamedTuple):
     tasks: list[RunTask]
     module: str  # python -m MODULE executes a task
     code: str  # the folder of the code
+    folder: str  # where the job was submitted; code of others may read files by their paths there
     cancelled: str  # a folder with a file for each cancelled run
     signal_delay_s: int
     requeue: bool
@@ -188,10 +189,11 @@ class _Supervisor:
             return
         stderr = os.memfd_create("stderr")
         process = subprocess.Popen(
-            [sys.executable, "-m", self.job.module],
+            # -P: the code that was submitted, and not what lies in the folder since.
+            [sys.executable, "-P", "-m", self.job.module],
             stdin=subprocess.PIPE,
             stderr=stderr,
-            cwd=self.job.code,
+            cwd=self.job.folder if os.access(self.job.folder, os.X_OK) else self.job.code,
             env=environment(self.job, self.slots[task.run_id]),
             preexec_fn=_ignore_user_signals,
         )

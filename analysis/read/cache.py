@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.read.source import Points, RunRow, no_points
-from dreamer.run_folder import read_bytes, replacing
+from dreamer.run_folder import read_bytes, reading, replacing
 
 VERSION = 3
 
@@ -64,7 +64,8 @@ def read_cache(cache: Path | None, metrics: Sequence[str]) -> Cached:
         return empty
     try:
         index = orjson.loads(read_bytes(_index(cache, metrics)))
-        table = pq.read_table(cache / index["parquet"])
+        with reading(cache / index["parquet"]) as file:  # pyarrow takes no path but UTF-8
+            table = pq.read_table(file)
         columns = [table[name].to_numpy() for name in Points._fields]
         cached = Cached(index["prints"], index["rows"], index["counts"], Points(*columns))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, pa.ArrowInvalid):
@@ -81,8 +82,8 @@ def write_cache(cache: Path, metrics: Sequence[str], cached: Cached) -> None:
     ).hexdigest()
     name = f"{index.stem}-{digest}.parquet"
     table = pa.table(dict(zip(Points._fields, cached.points, strict=True)))
-    with replacing(cache / name) as partial:
-        pq.write_table(table, partial, compression="zstd", compression_level=1)
+    with replacing(cache / name) as partial, open(partial, "wb") as file:
+        pq.write_table(table, file, compression="zstd", compression_level=1)
     content = {
         "parquet": name,
         "prints": cached.prints,

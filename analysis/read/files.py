@@ -55,7 +55,8 @@ class FileSource:
                 stat = os.stat(path)
             except FileNotFoundError:
                 continue
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino};".encode())
+            print_of_file = f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino};"
+            digest.update(os.fsencode(print_of_file))  # a path may be no UTF-8
         try:
             with run_folder.reading(record) as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 512))

@@ -326,7 +326,15 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
     for_slurm = []
     for specs in jobs:
         tasks = [RunTask(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs]
-        job = Job(tasks, WORKER, str(code), str(cancelled), delay_s, profile.requeue)
+        job = Job(
+            tasks=tasks,
+            module=WORKER,
+            code=str(code),
+            folder=os.getcwd(),
+            cancelled=str(cancelled),
+            signal_delay_s=delay_s,
+            requeue=profile.requeue,
+        )
         for_slurm.append(job)
     run_ids = [[spec.run_id for spec in specs] for specs in jobs]
     budgets = {spec.run_id: spec.config["env_steps"] for specs in jobs for spec in specs}

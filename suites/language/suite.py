@@ -142,6 +142,8 @@ def _expand(
         if key not in SETTINGS and key not in SUITE_KEYS:
             raise unknown_key(node, key, (*SETTINGS, *SUITE_KEYS))
     name = path.stem
+    if not name.isprintable():  # it stands in tables, figures and names of folders
+        raise UserError(f"{path}: the name of a suite is printable text in UTF-8; rename the file")
     runs: dict[str, Run] = {}
     parents = (*parents, path.resolve())
     for entry in entries(body, "include"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, suite_file
+from helpers import ROOT, small_disk, suite_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
@@ -466,6 +467,18 @@ def test_numbers_and_places_that_are_none_are_one_line(made, tmp_path, monkeypat
     results = ["--suite", folder / "plain.yaml", "--results", folder / "results"]
     error = fails(capsys, *results, *([] if words[0] == "--out" else ["--out", "here"]), *words)
     assert "unexpected" not in error and error[:-1].isprintable()
+
+
+def test_a_disk_that_is_full_is_named(made, tmp_path, capsys):
+    folder, _, _ = made
+    with small_disk(tmp_path / "disk", 1) as disk:
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while filler.write(bytes(4096)):
+                pass
+        words = ["--suite", folder / "plain.yaml", "--results", folder / "results"]
+        for place in (["--out", disk / "figures"], ["--out", tmp_path, "--html", disk / "x.html"]):
+            error = fails(capsys, *words, *place)
+            assert str(disk) in error and error.endswith(": No space left on device\n"), error
 
 
 def test_results_are_by_default_in_the_folder_where_a_command_is_typed(

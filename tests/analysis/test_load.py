@@ -169,6 +169,14 @@ def test_cache_reads_only_what_changed(tmp_path):
     assert source.reads == []
 
 
+def test_a_path_may_be_no_utf_8(tmp_path):
+    results = tmp_path / os.fsdecode(b"latin-\xe9")
+    results.mkdir()
+    write(results, "a", [evaluation(10, 1)])
+    for _ in range(2):
+        assert load(FileSource(results), cache=results / "cache").frame["value"].tolist() == [1]
+
+
 def test_cache_notices_content_of_the_same_size_and_time(tmp_path):
     folder = write(tmp_path, "a", [evaluation(10, 1)])
     path = folder / "metrics.jsonl"

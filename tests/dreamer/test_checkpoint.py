@@ -6,11 +6,11 @@ import zipfile
 
 import pytest
 import torch
-from helpers import ROOT, python
+from helpers import ROOT, python, small_disk
 
 from dreamer import run_folder
 from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint, save_checkpoint
-from dreamer.errors import DamagedError
+from dreamer.errors import DamagedError, describe
 
 
 def test_what_changes_after_save_is_not_in_it(tmp_path):
@@ -40,6 +40,16 @@ def test_a_failure_is_raised_by_the_next_who_asks(tmp_path):
     assert [path.name for path in checkpoint_paths(tmp_path)] == [
         "checkpoint-0000000004-000000003.pt"
     ]
+
+
+def test_a_disk_that_is_full_is_named_and_the_one_before_stays(tmp_path):
+    with small_disk(tmp_path / "disk", 4) as disk:
+        save_checkpoint(disk, "checkpoint-1.pt", {"weights": torch.zeros(400_000)})
+        with pytest.raises(Exception) as caught:
+            save_checkpoint(disk, "checkpoint-2.pt", {"weights": torch.zeros(900_000)})
+        assert "No space left on device" in describe(caught.value)
+        assert run_folder.is_whole(disk / "checkpoint-1.pt")
+        assert checkpoint_paths(disk) == [disk / "checkpoint-1.pt"]
 
 
 def test_the_checksum_is_in_the_file_which_stays_one_that_torch_reads(tmp_path):

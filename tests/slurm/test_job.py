@@ -26,7 +26,16 @@ def execute(specs: list[Spec], folder: Path) -> dict[str, int]:
     tasks = [job.RunTask(s.run_id, str(s.folder), s.to_json()) for s in specs]
     for spec in specs:
         spec.folder.mkdir(parents=True)
-    return job.execute(job.Job(tasks, WORKER, str(ROOT), str(folder), 90, requeue=False))
+    one = job.Job(
+        tasks=tasks,
+        module=WORKER,
+        code=str(ROOT),
+        folder=str(folder),
+        cancelled=str(folder),
+        signal_delay_s=90,
+        requeue=False,
+    )
+    return job.execute(one)
 
 
 def test_exit_code_0_of_an_environment_is_a_failure_and_stops_no_other_run(tmp_path):

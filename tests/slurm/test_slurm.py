@@ -437,10 +437,13 @@ def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
 
 @needs_slurm
 def test_an_own_environment_is_found_on_a_node_as_here(slurm, tmp_path):
-    """In the folder where the suite is submitted, and in one that PYTHONPATH names from there."""
+    """In the folder where the suite is submitted, and in one that PYTHONPATH names from there; and
+    the files that it reads by their paths in that folder."""
+    text = (ROOT / "tests/stand_ins/short_episodes.py").read_text()
     for module, folder in (("odd_here", tmp_path), ("odd_beside", tmp_path / "beside")):
         folder.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "tests/stand_ins/short_episodes.py", folder / f"{module}.py")
+        (folder / f"{module}.py").write_text(f"{text}\nLEVEL = open('beside/level.txt').read()\n")
+    (tmp_path / "beside/level.txt").write_text("#")
     tasks = ["odd_here:make", "odd_beside:make"]
     task = {key: value for key, value in SUITE.items() if key != "task"}
     suite = tmp_path / "suite.yaml"

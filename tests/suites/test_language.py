@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from pathlib import Path
@@ -377,6 +378,14 @@ def test_what_is_no_suite_file_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(UserError, match=reason):
             expand(path)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "red\x1b[31m", os.fsdecode(b"latin-\xe9")])
+def test_a_name_that_cannot_be_printed_is_refused(tmp_path, name):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("preset: tiny\ngrid: {task: toy_dot}\n")
+    with pytest.raises(UserError, match="the name of a suite is printable text"):
+        expand(path)
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
