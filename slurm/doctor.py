@@ -124,7 +124,8 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
 @contextlib.contextmanager
 def _locked_file(results: Path) -> Iterator[Path | None]:
     """A file in the results folder that this process keeps locked while the block runs; None if it
-    cannot be locked: the checks on the node report why."""
+    cannot be locked: the checks on the node report why.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.NamedTemporaryFile(dir=_existing(results)))

@@ -165,8 +165,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
-    """Sets earlier attempts that were killed to INTERRUPTED in Sacred's records, which still have
-    them as RUNNING. They cannot run: this process holds the lock."""
+    """Marks earlier attempts that were killed, and are still RUNNING in Sacred's records, as
+    INTERRUPTED. They cannot be running: this process holds the lock.
+    """
     for number in run_folder.attempts(run_folder.run_path(results, run_id)):
         if number == attempt:
             continue
