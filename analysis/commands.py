@@ -36,7 +36,7 @@ from dreamer.errors import UserError, counted, nearest
 from dreamer.run_folder import RESULTS
 from suites import command
 from suites.language.nodes import show
-from suites.language.suite import Suite, expand, find_suite
+from suites.language.suite import Suite, expand
 from suites.record.scores import WINDOW_WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,7 +165,7 @@ def expand_all(paths: Sequence[Path]) -> list[Suite]:
     """The suites, each once; a suite that only includes others is replaced by them."""
     suites: dict[str, Suite] = {}
     for path in paths:
-        suite = expand(find_suite(path))
+        suite = command.read_suite(path)
         for one in [expand(part) for part in _included(suite)] or [suite]:
             suites[one.name] = one
     return list(suites.values())
@@ -223,7 +223,7 @@ def reproduction(options: argparse.Namespace) -> int:
 
 
 def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
-    suite = expand(find_suite(options.suite))
+    suite = command.read_suite(options.suite)
     with opened(options.results, options.mongo) as source:
         suite = as_recorded(source, suite)
         loaded = load_suite(source, suite, options.metric)

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# A real SLURM of one node, for trying things and for the tests. Its daemons listen on the address of
-# this machine's name alone, since SLURM can be bound to no other: on loopback, if that is 127.0.0.1
-# or 127.0.1.1 (see /etc/hosts). Else `start` notes where they listen.
+# A real SLURM of one node, to try things on and for the tests. Its daemons listen only on the
+# address of this machine's name, since SLURM can be bound to no other: on loopback, if that is
+# 127.0.0.1 or 127.0.1.1 (see /etc/hosts). Otherwise `start` notes where they listen.
 #
 #     slurm/dev_cluster.sh start     then: export SLURM_CONF=... as it prints
 #     slurm/dev_cluster.sh status
-#     slurm/dev_cluster.sh stop      ends its jobs, its daemons and removes all of its files
+#     slurm/dev_cluster.sh stop      ends its jobs and daemons, and removes all of its files
 #     slurm/dev_cluster.sh stop-node, start-node    only slurmd, as when a node goes away
 #
 # Needs Debian's slurm-wlm and munge (.ci/system_packages.sh slurm). No systemd, no cgroups, no
 # accounting (so `sacct` fails). Everything lies in one folder: DEV_CLUSTER, by default
-# dreamer-slurm-USER in the temporary folder; another folder is another cluster. Sixteen CPUs are
-# declared whatever the machine has; a requeued job waits DEV_CLUSTER_REQUEUE_S (10) seconds, where
-# SLURM's own default is two minutes.
+# dreamer-slurm-USER in the temporary folder; another folder is another cluster. It declares sixteen
+# CPUs whatever the machine has. A requeued job waits DEV_CLUSTER_REQUEUE_S seconds (10), instead of
+# SLURM's two minutes.
 set -euo pipefail
 
 folder="${DEV_CLUSTER:-${TMPDIR:-/tmp}/dreamer-slurm-$(id -un)}"
@@ -32,7 +32,7 @@ wait_for() {
     done
 }
 
-is_ours() {  # PID: it lives, and is no other process that was given the number since
+is_ours() {  # PID: it lives, and its number was not given to another process since
     [ -n "${1:-}" ] && tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF "$folder"
 }
 
@@ -46,7 +46,7 @@ launch() {
     echo $! >"$folder/$name.pid"
 }
 
-end() {  # NAME: in order, else by force
+end() {  # NAME: asks the daemon to end, and kills it if it does not
     local pid
     pid="$(pid_of "$1")"
     is_ours "$pid" || return 0
@@ -130,7 +130,7 @@ PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 }
 
-node_is_up() {  # a state with a mark (idle*) does not answer
+node_is_up() {  # a mark after the state (idle*) means that the node does not answer
     is_ours "$(pid_of slurmd)" && sinfo --noheader --format=%T | grep -Eqx "idle|mixed|allocated|completing"
 }
 
@@ -139,8 +139,8 @@ start_node() {
     sed -i 's/^\(CommunicationParameters=NoCtldInAddrAny\)$/\1,NoInAddrAny/' "$SLURM_CONF"
     launch slurmd slurmd -D -f "$SLURM_CONF"
     wait_for 60 node_is_up || explain slurmd "the node did not come up within 60 s"
-    # slurmd has read the file. An srun reads it too, and waits for its tasks on the same address; if
-    # that is 127.0.1.1 they answer to 127.0.0.1, so it must listen on all addresses while it lasts.
+    # slurmd has read the file by now. srun reads it, too, and waits for its tasks on the same
+    # address; if that is 127.0.1.1, they answer to 127.0.0.1, so srun has to listen on all addresses.
     srun_waits="$(sed -n 's/.* NodeAddr=\([^ ]*\) .*/\1/p' "$SLURM_CONF")"
     case "$srun_waits" in
         127.0.0.1) ;;
@@ -189,7 +189,7 @@ stop() {
     fi
     end_daemons
     local pid
-    # What is left of a job names the folder of its node.
+    # Processes that jobs left behind have this cluster's SLURM_CONF in their environment.
     for pid in $(pgrep -u "$(id -u)" slurmstepd || true); do
         if tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" | grep -qxF "SLURM_CONF=$SLURM_CONF"; then
             kill -9 "$pid" 2>/dev/null || true

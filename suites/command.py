@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,18 @@ from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS, overrides_of
 from suites.language.nodes import scalar, show
-from suites.language.suite import Run, Suite, check_overrides, expand, find_suite, merge
+from suites.language.suite import (
+    COMMITTED,
+    Run,
+    Suite,
+    check_overrides,
+    expand,
+    find_suite,
+    merge,
+)
 from suites.record.contents import as_recorded
 
-__all__ = ["Parser", "agreed", "chosen", "group_by_seed", "main", "parser", "select"]
+__all__ = ["Parser", "agreed", "chosen", "group_by_seed", "main", "parser", "read_suite", "select"]
 SELECTABLE = ("run_id", "suites", *SETTINGS)
 
 
@@ -40,9 +50,21 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
 def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
     """The expanded suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
-    suites = [expand(find_suite(path), settings) for path in options.suites]
+    suites = [read_suite(path, settings) for path in options.suites]
     suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]
     return suites, select(merge(suites), options.only, options.leave_out)
+
+
+def read_suite(name: str | Path, settings: Mapping[str, Any] | None = None) -> Suite:
+    """The suite of a file or a name. From now on Python also finds modules beside the file, in this
+    process and in those that it starts."""
+    path = find_suite(name)
+    folder = str(path.resolve().parent)
+    paths = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
+    if folder not in (*paths, os.getcwd(), str(COMMITTED)):
+        os.environ["PYTHONPATH"] = os.pathsep.join([*paths, folder])
+        sys.path.append(folder)
+    return expand(path, settings)
 
 
 def agreed(question: str) -> bool:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from dreamer.errors import UserError
 from suites import command
-from suites.language.suite import expand
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def compare(options: argparse.Namespace) -> int:
     from analysis.draw.comparison import comparison_json, comparison_text
 
     settings = command.parse_settings(options.settings)
-    suites = [expand(path, settings) for path in options.suites]
+    suites = [command.read_suite(path, settings) for path in options.suites]
     suites = [
         suite._replace(runs=command.select(suite.runs, options.only, options.leave_out))
         for suite in suites

@@ -27,6 +27,7 @@ from suites.command import as_text, group_by_seed, varying
 from suites.execution.executor import Executor, Found, Request
 from suites.execution.executors import EXECUTORS, FALLBACK, states
 from suites.execution.spec import Spec
+from suites.execution.trial import try_tasks
 from suites.forecast import Forecast, make_forecast
 from suites.language.suite import Run, Suite
 from suites.record import mongo_urls, provenance
@@ -99,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         confirm(expected, options.results)
         found = states(options.results, configs)  # again: the answer may have taken a while
     observers = _observers(options.mongo, suites)
+    if executor.on_this_machine:
+        try_tasks(r.config for r in left(options, runs, found))
     prepare(options.results, suites, runs)
     todo = choose(options, runs, found)
     if todo:
