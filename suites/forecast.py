@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dreamer.errors import counted
 from dreamer.run_folder import State, size_text
 from dreamer.variants import behaviour_card
 from suites.execution.executor import Found
@@ -221,7 +222,7 @@ def text(forecast: Forecast, free: float) -> str:
 
 def duration(hours: float) -> str:
     if hours < 1:
-        return f"{hours * 60:.0f} minutes"
+        return counted(round(hours * 60), "minute")
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
