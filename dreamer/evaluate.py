@@ -26,7 +26,7 @@ from dreamer.config import Config, config_from_dict
 from dreamer.envs.environment import make_environment
 from dreamer.envs.simulators import ActionSpace
 from dreamer.episodes import play_episode
-from dreamer.errors import DamagedError, UserError
+from dreamer.errors import DamagedError, UserError, counted
 from dreamer.machine import prepare_machine
 from dreamer.prediction import PREDICTION_CONTEXT, PREDICTION_FPS, predicted, prediction_frames
 from dreamer.replay import Episode
@@ -134,7 +134,7 @@ def as_text(result: dict[str, Any]) -> str:
     sd = "" if result["sd"] is None else f", SD {result['sd']:.1f}"
     lines = [
         f"{result['task']} after {result['env_steps']} env_steps, {result['updates']} updates",
-        f"return of {result['episodes']} episodes: mean {result['mean']:.1f}{sd}",
+        f"return of {counted(result['episodes'], 'episode')}: mean {result['mean']:.1f}{sd}",
         "each: " + " ".join(f"{value:.1f}" for value in result["returns"]),
         *(f"{key}: {result[key]}" for key in ("video", "prediction") if key in result),
     ]

@@ -41,6 +41,7 @@ from dreamer.config import (
     outcome_dict,
 )
 from dreamer.envs.environment import make_environment
+from dreamer.envs.tasks import check_task
 from dreamer.errors import DamagedError, UserError
 from dreamer.evaluation import Evaluator, make_evaluator
 from dreamer.machine import prepare_machine
@@ -563,6 +564,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains; Ctrl-C stops in order, and the same command continues. Returns the exit code."""
     settings = {key: value for key, value in vars(options).items() if key != "folder"}
     config = make_config(settings.pop("preset"), settings)
+    check_task(config.task)
     name = f"{config.task}-{config.preset}-s{config.seed}".replace(":", "-").replace("/", "-")
     folder = options.folder or Path("training", name)
     stopped = threading.Event()

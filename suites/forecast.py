@@ -227,7 +227,7 @@ def text(forecast: Forecast, free: float) -> str:
 
 def duration(hours: float) -> str:
     if hours < 1:
-        return f"{hours * 60:.0f} minutes"
+        return counted(round(hours * 60), "minute")
     return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
 
 

@@ -62,8 +62,7 @@ def draw_intervals(
         rows = aggregates[aggregates["method"] == method].set_index("statistic").loc[names]
         thickness = 0.7 / len(methods)
         y = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * thickness
-        hatch = "" if styles[method].line == "-" else "////"
-        _intervals(axes, y, rows, thickness * 0.8, styles[method].colour, hatch)
+        _intervals(axes, y, rows, thickness * 0.8, styles[method])
     axes.set_yticks(range(len(names)), [STATISTIC_LABELS.get(n, n.capitalize()) for n in names])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -73,12 +72,15 @@ def draw_intervals(
 
 
 def _intervals(
-    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, colour: str, hatch: str = ""
+    axes: Axes, y: np.ndarray, rows: pd.DataFrame, thickness: float, style: Style
 ) -> None:
-    """Boxes from `low` to `high` with a black line at `value`; hatched as lines are dashed."""
-    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], facecolor=colour,
-              alpha=0.8, linewidth=0, hatch=hatch, edgecolor="white")  # fmt: skip
-    axes.vlines(rows["value"], y - thickness / 2, y + thickness / 2, color="black", linewidth=1.2)
+    """Boxes from `low` to `high`, hatched where the method's lines are dashed, and its mark at
+    `value`: its colour is seen where an interval is narrow."""
+    hatch = "" if style.line == "-" else "////"
+    axes.barh(y, rows["high"] - rows["low"], thickness, left=rows["low"], facecolor=style.colour,
+              alpha=0.4, linewidth=0, hatch=hatch, edgecolor="white")  # fmt: skip
+    axes.plot(rows["value"], y, color=style.colour, marker=style.marker or "o", linestyle="",
+              markersize=4.8, markeredgewidth=0, clip_on=False)  # fmt: skip
 
 
 def _draw_profiles(
@@ -104,12 +106,12 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
     y = np.arange(len(improvements))
     for place in y:
         row = improvements.iloc[[place]]
-        _intervals(axes, y[[place]], row, 0.34, styles[row["ours"].item()].colour)
+        _intervals(axes, y[[place]], row, 0.2, styles[row["ours"].item()])
         value, low, high = (row[name].item() for name in ("value", "low", "high"))
-        axes.text(0.5, place - 0.2, f"{value:.2f} [{low:.2f}, {high:.2f}]", fontsize=7, va="bottom",
-                  ha="center", transform=axes.get_yaxis_transform(),
+        axes.text(0.5, place - 0.15, f"{value:.2f} [{low:.2f}, {high:.2f}]", fontsize=7,
+                  va="bottom", ha="center", transform=axes.get_yaxis_transform(),
                   bbox=dict(facecolor="white", edgecolor="none", pad=0.6))  # fmt: skip
-    axes.set_yticks(y, [f"over {styles[theirs].label}" for theirs in improvements["theirs"]])
+    axes.set_yticks(y, [styles[theirs].label for theirs in improvements["theirs"]])
     axes.set_ylim(len(y) - 0.7, -0.65)
     axes.axvline(0.5, color=GREY, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.grid(False, axis="y")
@@ -118,5 +120,5 @@ def _draw_improvements(axes: Axes, improvements: pd.DataFrame, styles: Mapping[s
     axes.set_xlim(max(0, min(0.45, low - 0.05)) - 0.01, min(1, max(0.55, high + 0.05)) + 0.015)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5]))
     [ours] = improvements["ours"].unique()
-    axes.set_xlabel("Probability of improvement")
-    axes.set_title(textwrap.fill(styles[ours].label, 24))
+    axes.set_xlabel(textwrap.fill(f"P({styles[ours].label} is better)", 28))
+    axes.set_title("Probability of improvement")

@@ -132,10 +132,12 @@ def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
 # --- the verdict -------------------------------------------------------------------------------
 
 
-def verdict_text(found: Sequence[TaskVerdict]) -> str:
-    """The verdicts as aligned text."""
-    head = ("task", "env_steps", "ours", "released", "difference", "margin", "verdict")
-    rows = [
+VERDICT_HEAD = ("task", "env_steps", "ours", "released", "difference", "margin", "verdict")
+
+
+def verdict_rows(found: Sequence[TaskVerdict]) -> list[tuple[str, ...]]:
+    """A row per task under VERDICT_HEAD."""
+    return [
         (
             one.task, f"{one.env_steps:,}", _sample_text(one.ours), _sample_text(one.theirs),
             _difference_text(one), f"{one.margin:.0f}" if one.theirs.n else "-",
@@ -143,9 +145,14 @@ def verdict_text(found: Sequence[TaskVerdict]) -> str:
         )
         for one in found
     ]  # fmt: skip
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+
+def verdict_text(found: Sequence[TaskVerdict]) -> str:
+    """The verdicts as aligned text."""
+    rows = [VERDICT_HEAD, *verdict_rows(found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(VERDICT_HEAD))]
     lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-             for row in [head, *rows]]  # fmt: skip
+             for row in rows]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -167,9 +167,10 @@ class Panel {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") },
       xaxis: {
-        ...grid, title: { text: this.suite.xLabel, standoff: 6 }, exponentformat: "B",
+        ...grid, title: { text: this.suite.xLabel, standoff: 6 },
         showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: css("--soft"),
-        ...(this.suite.steps ? { range: [0, last * 1.01] } : { tickvals: this.xs }),
+        // 500k, 1M, as in the figures.
+        ...(this.suite.steps ? { range: [0, last * 1.01], tickformat: "~s" } : { tickvals: this.xs, exponentformat: "none" }),
       },
       yaxis: { ...grid, title: { text: this.suite.yLabel, standoff: 6 }, exponentformat: "none", range: [low - room, high + room] },
       hovermode: this.curves.single.checked ? "closest" : "x", hoverdistance: 30,
@@ -318,8 +319,9 @@ class Curves {
     for (const node of this.buttons) node.setAttribute("aria-pressed", String(this.shows(node.dataset.method)));
     const axes = this.panels.length < 2 ? "" : this.same.checked ? " All panels have the same y-axis." : " Each panel has its own y-axis.";
     const dots = this.suite.lines.some((line) => line.n.some((n) => n < line.planned)) ? " Dotted: fewer runs than planned." : "";
-    this.hint.textContent = `${this.suite.yLabel}: mean over seeds; shade: ${this.suite.band}.${axes}${dots} ` +
-      `${this.suite.seeds.length ? "Thin: single runs. " : ""}${touch.matches ? "Tap a curve for its values, tap a method twice to see it alone." : "Drag to zoom, double-click to see all. Double-click a method to see it alone."}`;
+    const spread = this.suite.lines.some((line) => line.low.some((low) => low !== null));
+    this.hint.textContent = `${this.suite.yLabel}: ${spread ? `mean over seeds; shade: ${this.suite.band}` : "one seed per task and method"}.${axes}${dots} ` +
+      `${spread && this.suite.seeds.length ? "Thin: single runs. " : ""}${touch.matches ? "Tap a curve for its values, tap a method twice to see it alone." : "Drag to zoom, double-click to see all. Double-click a method to see it alone."}`;
     for (const panel of this.panels) panel.draw();
   }
 

@@ -77,6 +77,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         synthetic=any(one.summary.synthetic for one in sections),
         caveat=verdict.CAVEAT,
         run_head=RUN_HEAD,
+        verdict_head=tables.VERDICT_HEAD,
         error_words=ERROR_WORDS,
         open_suites=OPEN_SUITES,
         plotly=Markup(_plotly()),
@@ -101,7 +102,7 @@ def _content(section: Section) -> dict[str, Any]:
     return {
         "summary": summary,
         "scores": tables.score_cells(summary),
-        "verdict": tables.verdict_text(judged),
+        "verdict": tables.verdict_rows(judged),
         "statement": verdict.overall(judged)["statement"] if judged else "",
         "reason": summary.verdict.reason,
         "pictures": [

@@ -33,6 +33,13 @@ def is_task(task: str) -> bool:
     return task in TASKS or bool(prefix and name)
 
 
+def check_task(task: str) -> None:
+    """Raises ConfigError, with the nearest name, where `is_task` says no."""
+    if not is_task(task):
+        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
+        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
+
+
 def make_simulator(
     task: str,
     camera: int = -1,
@@ -47,9 +54,7 @@ def make_simulator(
     named, and the size of the shadow map. `evaluation` is for Atari (full games), `arguments` and
     `observation` for environments that others made (adapters.py).
     """
-    if not is_task(task):
-        known = [*TASKS, *(f"{prefix}:NAME" for prefix in PREFIXES)]
-        raise ConfigError("task", f"no task {task!r}; {nearest(task, known)}")
+    check_task(task)
     if task in CONTROL_TASKS:
         domain, name, own_camera = CONTROL_TASKS[task]
         return ControlSimulator(domain, name, own_camera if camera < 0 else camera, shadow_size)

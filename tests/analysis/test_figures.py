@@ -299,7 +299,7 @@ def test_pairs_are_with_the_default(made):
     assert set(pairs["ours"]) == {"dreamer/reconstruction action_repeat=2"}
     assert len(pairs) == 2
     axes = made[2]["figure11"]["aggregates"].figure.axes[2]
-    assert axes.get_title() == "Action repeat 2"
+    assert axes.get_xlabel() == "P(Action repeat 2 is better)"
 
 
 def test_a_long_legend_takes_no_room_from_panels():

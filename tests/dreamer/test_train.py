@@ -423,3 +423,4 @@ def test_the_command_trains_continues_and_says_what_is_wrong(tmp_path, monkeypat
     ):
         assert command(*wrong) == 2
         assert said in capsys.readouterr().err
+    assert [path.name for path in Path("training").iterdir()] == ["toy_dot-tiny-s3"]
