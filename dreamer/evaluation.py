@@ -43,7 +43,8 @@ class Evaluator(Protocol):
     def state_dict(self) -> dict[str, Any] | None:
         """What `load_state_dict` needs to begin the evaluation under way again."""
 
-    def load_state_dict(self, state: dict[str, Any] | None) -> None: ...
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Begins the evaluation again that was under way, if there was one."""
 
     def close(self) -> None: ...
 
