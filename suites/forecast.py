@@ -65,7 +65,7 @@ def make_forecast(
     workers: int,
     ended: Collection[str] = (),
 ) -> Forecast:
-    """What the unfinished of these runs will take on `workers` workers.
+    """What the unfinished runs will take with this many `workers`.
 
     `statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu; `ended`: ids of runs that
     cannot go on.
