@@ -1,11 +1,14 @@
 """The plan: disk at its peak, memory from measurements, and what is not known."""
 
+import csv
 from pathlib import Path
 
 import pytest
 from helpers import SUITE, small_disk, suite_file
 
+from dreamer.replay_files import PACKED_IMAGE_BYTES
 from suites import forecast, run
+from suites.language.axes import TASK_SETS
 from suites.language.suite import Run, expand
 
 CHECKPOINT_MB = 5.1  # of the preset `tiny`
@@ -27,6 +30,18 @@ def test_the_disk_at_its_peak_follows_how_long_replay_is_kept(tmp_path):
     assert plan(passing, 2).disk_gb == pytest.approx(2 * each + kept)
     assert plan(passing, 9).disk_gb == pytest.approx(5 * each + kept)
     assert plan(passing, 2, done=75_000).disk_gb == pytest.approx(2 * each / 4)
+
+
+def test_a_plan_takes_the_least_ratio_that_was_measured():
+    with open(forecast.REPLAY.with_name("replay_packing.csv"), newline="") as file:
+        measured = [row for row in csv.DictReader(file) if row["method"] == "chosen"]
+    tasks = {(row["task"], row["behaviour"].split()[0]) for row in measured}
+    assert tasks >= {(t, b) for t in TASK_SETS["control_suite"] for b in ("random", "smooth")}
+    for row in measured:
+        config = {"task": row["task"], "action_repeat": 1}
+        ratio = forecast.IMAGE_BYTES / forecast.replay_bytes(config, 1)
+        assert ratio <= float(row["ratio"])
+        assert forecast.IMAGE_BYTES / float(row["ratio"]) <= PACKED_IMAGE_BYTES
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_starts(tmp_path, capsys):
