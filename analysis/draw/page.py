@@ -71,8 +71,8 @@ def pretty(name: str) -> str:
 
 
 def steps_text(value: float, _: Any = None) -> str:
-    """2000000 -> `2M`, 50000 -> `50K`."""
-    for unit, word in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    """2000000 -> `2M`, 50000 -> `50k`."""
+    for unit, word in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.4g}{word}"
     return f"{value:.4g}"

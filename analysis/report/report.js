@@ -167,7 +167,7 @@ class Panel {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") },
       xaxis: {
-        ...grid, title: { text: this.suite.xLabel, standoff: 6 }, exponentformat: "SI",
+        ...grid, title: { text: this.suite.xLabel, standoff: 6 }, exponentformat: "B",
         showspikes: true, spikemode: "across", spikethickness: 1, spikedash: "solid", spikecolor: css("--soft"),
         ...(this.suite.steps ? { range: [0, last * 1.01] } : { tickvals: this.xs }),
       },

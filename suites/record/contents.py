@@ -44,7 +44,7 @@ class RunContents(NamedTuple):
 
 
 def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
-    """The runs, with the ids of earlier code where `results` has them under these."""
+    """The runs. Those that `results` holds under the ids of earlier code keep these ids."""
     folder = run_folder.runs_path(results)
     try:
         present = os.listdir(folder)

@@ -74,7 +74,7 @@ def code(root: Path = ROOT) -> Code:
 
 
 class _NoCommitError(Exception):
-    """Why the commit of the code is not known."""
+    """The commit of the code cannot be known; the message says why."""
 
 
 def _may_be_there(path: Path) -> bool:

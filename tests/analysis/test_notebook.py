@@ -1,25 +1,31 @@
-"""The functions for notebooks, and the README that describes them."""
+"""The functions for notebooks, the README that describes them, and the notebook itself."""
 
 from __future__ import annotations
 
+import base64
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import pytest
-from helpers import suite_file
+from helpers import SUITE, suite_file
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 
 import analysis
 from analysis import make_figures, reproduction, synthetic
 from analysis.read.frame import FRAME_COLUMNS
 from dreamer.errors import UserError
+from suites import run
 from suites.language.suite import expand
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "analysis" / "README.md").read_text(encoding="utf-8")
+NOTEBOOK = ROOT / "analysis" / "first_look.ipynb"
 SWEEP = """
 preset: tiny
 env_steps: 1e4
@@ -146,3 +152,32 @@ def test_the_readme_s_suite_draws_a_sweep(tmp_path):
     [block] = blocks("yaml")
     shown = expand(suite_file(tmp_path, block)).shown
     assert shown.figures == ("sweep", "curves") and shown.x.label == "Imagination horizon"
+
+
+# --- the notebook ----------------------------------------------------------------------------
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [one for cell in notebook.cells for one in cell.get("outputs", ())]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """In a checkout with the results of a suite that is called quickstart."""
+    for name in ("analysis", "suites"):
+        (tmp_path / name).mkdir()
+    suite = suite_file(tmp_path / "suites", SUITE.replace("seeds: 3", "seeds: 2"), "quickstart")
+    assert run.main([str(suite), "--results", str(tmp_path / "results")]) == 0
+    shutil.copy(NOTEBOOK, tmp_path / "analysis")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    notebook = nbformat.read(tmp_path / "analysis" / NOTEBOOK.name, as_version=4)
+    where = {"metadata": {"path": str(tmp_path / "analysis")}}
+    NotebookClient(notebook, timeout=120, resources=where).execute()
+    found = outputs(notebook)
+    assert not [one for one in found if one.get("name") == "stderr"]
+    pictures = [one["data"]["image/png"] for one in found if "image/png" in one.get("data", {})]
+    assert [len(base64.b64decode(text)) > 5000 for text in pictures] == [True, True]
+    tables = [one["data"]["text/html"] for one in found if "text/html" in one.get("data", {})]
+    assert len(tables) == 2 and all("toy_dot" in table for table in tables)

@@ -117,7 +117,7 @@ def test_without_a_complete_run_all_count_where_all_have_been(tmp_path):
     row = summary_of(suite, tmp_path).scores.iloc[0]
     assert bool(row["partial"]) and row["at"] == 3000 and row["n"] == 3
     cells = tables.score_cells(summary_of(suite, tmp_path))
-    assert "†3K" in cells.rows[0][1].text
+    assert "†3k" in cells.rows[0][1].text
     assert any("†" in note for note in cells.notes)
 
 
