@@ -191,6 +191,30 @@ def status_after(tmp_path, monkeypatch, moments):
     return said, status_file.status
 
 
+def test_heartbeats_survive_what_stops_one_of_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_S", 0.01)
+    spec = spec_in(tmp_path)
+    run_folder.attempt_path(spec.folder, 1).mkdir(parents=True)
+    path = spec.folder / "status.json"
+    path.mkdir()  # so that nothing can be written, as on a full disk
+    beats = []
+
+    def listen(status):
+        beats.append(status)
+        if len(beats) == 3:
+            raise RuntimeError("a listener fails")
+
+    config = config_from_dict(spec.config)
+    status_file = heartbeat.StatusFile(spec, config, 1, "", {}, listen)
+    with status_file.beating():
+        wait_until(lambda: len(beats) > 5)
+        path.rmdir()
+        wait_until(lambda: run_folder.read_status(spec.folder))
+    said = capsys.readouterr().err
+    assert f"status.json: {path}: not a file" in said
+    assert "heartbeat: RuntimeError: a listener fails" in said
+
+
 def test_a_pause_is_left_out_of_the_rate(tmp_path, monkeypatch):
     """Ten env_steps a second, an hour asleep, then ten a second again."""
     moments = [(5, 100), (10, 150), (15, 200), (3615, 200), (3620, 250)]
