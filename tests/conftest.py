@@ -1,7 +1,7 @@
 """For all tests: one thread each, and stand-ins for packages that are not on PyPI.
 
-Tests run training in several processes side by side; threads that wait for a core that another one
-holds make that many times slower. And bit for bit equality holds for one number of threads only.
+Tests train in several processes side by side; with more threads than cores that takes many times
+longer. And results are equal bit for bit only with the same number of threads.
 """
 
 import os

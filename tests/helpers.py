@@ -80,7 +80,7 @@ def suite_file(folder: Path, text: str, name: str = "suite") -> Path:
 def write_scores(
     results: Path, run: Run, score: float | None, until: int = 0, status: str = Status.COMPLETED
 ) -> None:
-    """Records of a run: evaluations every 1000 env_steps (up to `until`) with the same return."""
+    """Writes the record of a run: evaluations every 1000 env_steps (up to `until`), all alike."""
     folder = synthetic.write_run(results, run.run_id, run.config, status=status)
     end = until or run.config["env_steps"]
     write_evaluations(folder, [(env_steps, score) for env_steps in range(1000, end + 1, 1000)])
@@ -99,7 +99,7 @@ def spec_in(results: Path, **settings) -> Spec:
 
 
 def metrics_of(spec: Spec) -> list[dict]:
-    """What was computed: all records but those of wall-clock time."""
+    """All records of a run except those of wall-clock time."""
     lines = (spec.folder / "metrics.jsonl").read_text().splitlines()
     return [r for r in map(json.loads, lines) if r["kind"] != "time"]
 
@@ -176,8 +176,9 @@ def profile_of(tmp_path: Path, options: str) -> Profile:
 
 
 def check_executor(name: str, folder: Path, more: str = "", seconds: float = 300.0) -> None:
-    """The contract of executors, by the commands: runs are executed once and recorded alike, one
-    that fails stops no other, finished ones are skipped. `more`: lines for the suite."""
+    """The contract of executors, tried by commands: each run is executed once and recorded as by
+    any other executor, a failure stops no other run, and finished runs are skipped. `more`: lines
+    for the suite."""
     suite, results = folder / f"{name}.yaml", folder / f"results-{name}"
     text = SUITE.replace("seeds: 3", "seeds: 1") + "  model_learning_rate: [1e30, 1e-3]\n"
     suite.write_text(f"executor: {name}\n{more}{text}")
@@ -243,7 +244,7 @@ class Server:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def fill_up(self) -> None:
-        """From now on its process can write nothing to files: a disk without room for a byte."""
+        """From now on its process cannot write to files, as on a full disk."""
         _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
         resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, most))
 
@@ -265,8 +266,8 @@ class Server:
 
 
 def killed_at(number: int, action: Callable[[], object], files: tuple[str, ...]) -> bool:
-    """Runs `action` in a child that kills itself at the line number `number` of all lines of these
-    files that it executes. Returns whether it came so far."""
+    """Runs `action` in a child that kills itself after it has executed `number` lines of these
+    files. Returns whether it got that far."""
     child = os.fork()
     if not child:
         left = number

@@ -47,7 +47,7 @@ def test_a_stopped_one_goes_on_and_all_are_drawn(earlier: list[str], tmp_path: P
     before = (folder / "metrics.jsonl").read_text()
     assert run(earlier) == 0
     after = (folder / "metrics.jsonl").read_text()
-    assert after.startswith(before.rsplit('{"kind": "episode"', 1)[0])  # nothing was done again
+    assert after.startswith(before.rsplit('{"kind": "episode"', 1)[0])  # nothing was executed again
     last = json.loads((folder / "status.json").read_text())
     assert (last["status"], last["attempt"], last["env_steps"]) == ("COMPLETED", 2, 240)
     suite, _, results = earlier
@@ -74,7 +74,7 @@ def test_a_larger_budget_continues_them_under_their_own_ids(earlier: list[str], 
     assert run([*further, "--executor", "debug"]) == 0
     assert {folder.name for folder in runs.iterdir()} == {DONE, STOPPED}
     assert (runs / DONE / "metrics.jsonl").read_text().startswith(before)
-    assert status(earlier) == 0  # for the smaller budget they are done, too
+    assert status(earlier) == 0  # with the smaller budget they are done as well
     capsys.readouterr()
     audit(further)
     findings = capsys.readouterr().out.splitlines()[:-1]

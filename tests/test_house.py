@@ -255,7 +255,7 @@ def test_rooms_of_analysis_import_downwards_and_one_reads(path: Path) -> None:
 
 def test_analysis_and_commands_start_without_torch_and_simulators() -> None:
     heavy = {"torch"} | SIMULATORS
-    assert "torch" in loaded_by("import dreamer.rssm")  # else the next lines show nothing
+    assert "torch" in loaded_by("import dreamer.rssm")  # otherwise the next lines show nothing
     reading = ", ".join(map(module_name, sources("analysis")))
     assert not loaded_by(f"import {reading}") & heavy
     assert not loaded_by("import suites.run, suites.status") & (heavy | {"pandas", "sacred"})

@@ -1,4 +1,4 @@
-"""A behaviour and a representation of one's own, outside of the package: from YAML to a figure."""
+"""A user's behaviour and representation, outside the package: from YAML to a figure."""
 
 from __future__ import annotations
 

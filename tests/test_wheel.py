@@ -1,4 +1,4 @@
-"""Installed as a wheel, without the checkout, every command works from any folder."""
+"""Every command works in any folder when installed as a wheel, without the checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simulations behind the intervals: they run, and their table holds what is claimed of it."""
+"""The simulations that check the intervals: they run, and their table supports the README."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_what_we_write_we_read(tmp_path):
 
 @pytest.mark.skipif(not RELEASED, reason="DREAMER_TEST_RELEASED_CURVES names no file")
 def test_released_curves_agree_with_the_shipped_scores():
-    """scores.csv holds the point just behind each round number of env_steps."""
+    """scores.csv holds the point just after each round number of env_steps."""
     curves = read_curves(Path(RELEASED))
     table = reference_statistics(curves, "sd").set_index(["task", "env_steps"])
     scores = published_scores()

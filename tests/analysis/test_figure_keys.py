@@ -1,4 +1,4 @@
-"""What a suite's figures show is said in its YAML: `figures`, `x`, `scale`; nothing by its name."""
+"""A suite's YAML says what its figures show: `figures`, `x`, `scale`; its name says nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: every kind is drawn whole, honest and the same everywhere; the command's behaviour."""
+"""Figures: every kind is complete, honest and laid out alike; how the command behaves."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def test_published_scores_are_lines_across_bars(made):
     groups = len(axes.get_xticks())
     averages = groups - ours["task"].nunique()
     assert len(axes.patches) == len(ours) + 2 * averages
-    assert "SLAC" not in labels(drawn["barred"]["bars"].figure)  # it has no score here
+    assert "SLAC" not in labels(drawn["barred"]["bars"].figure)  # it has no score in this figure
 
 
 def test_predictions_name_their_method(made):

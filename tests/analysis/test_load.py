@@ -1,4 +1,4 @@
-"""Records to a frame: what is read, what is skipped and said, and what the cache keeps."""
+"""From records to a frame: what is read, what is skipped with a note, what the cache keeps."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_cache_reads_only_what_changed(tmp_path):
     assert source.reads == ["b"]
     assert changed.frame.equals(load(FileSource(tmp_path)).frame)
     source.reads.clear()
-    load(source, ["c"], cache=cache)  # a part of the runs does not throw the others away
+    load(source, ["c"], cache=cache)  # reading some keeps the others in the cache
     load(source, cache=cache)
     assert source.reads == []
 

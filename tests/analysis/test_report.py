@@ -1,5 +1,4 @@
-"""The report in a real browser: it opens without a network, on a desk and on a phone, and in the
-dark."""
+"""The report in a real browser: without a network, on a wide screen and a phone, light and dark."""
 
 from __future__ import annotations
 
@@ -101,7 +100,7 @@ def until(true):
 
 
 def click(browser, node):
-    """Selenium takes what lies below the header for visible."""
+    """Selenium counts elements that the header covers as visible."""
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", node)
     node.click()
 

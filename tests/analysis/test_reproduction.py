@@ -36,12 +36,12 @@ def compared(ours, theirs, random=0.0, margin=100.0, task="t"):
     ("ours", "theirs", "word"),
     [
         (Sample(500, 20, 3), Sample(510, 20, 5), "reproduced"),
-        (Sample(500, 1, 3), Sample(560, 1, 5), "reproduced"),  # surely different, but little
+        (Sample(500, 1, 3), Sample(560, 1, 5), "reproduced"),  # different, but not by much
         (Sample(300, 20, 3), Sample(510, 20, 5), "below"),
         (Sample(700, 20, 3), Sample(510, 20, 5), "above"),
-        (Sample(300, 200, 3), Sample(510, 20, 5), "cannot tell yet"),  # large, but not surely
-        (Sample(500, 150, 3), Sample(510, 20, 5), "cannot tell yet"),  # close, but who knows
-        (Sample(430, 20, 3), Sample(510, 20, 5), "cannot tell yet"),  # its interval passes -100
+        (Sample(300, 200, 3), Sample(510, 20, 5), "cannot tell yet"),  # large, but uncertain
+        (Sample(500, 150, 3), Sample(510, 20, 5), "cannot tell yet"),  # close, but uncertain
+        (Sample(430, 20, 3), Sample(510, 20, 5), "cannot tell yet"),  # its interval includes -100
         (Sample(500, math.nan, 1), Sample(510, 20, 5), "cannot tell yet"),
         (Sample(500, 20, 3), Sample(510, math.nan, 1), "cannot tell yet"),
     ],

@@ -1,4 +1,4 @@
-"""A suite's numbers: known records in, known statistics out, and nothing left out in silence."""
+"""A suite's numbers: known records give known statistics, and whatever is left out is named."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def make(tmp_path, text=SUITE):
 
 
 def value_of(run):
-    """A run's score: tells task, method and seed."""
+    """A run's score, different for each task, method and seed."""
     task = {"cartpole_balance": 400, "hopper_hop": 100}[run.config["task"]]
     method = {"dreamer": 300, "planet": 0}[run.config["behaviour"]]
     return task + method + 10 * run.config["seed"]

@@ -1,4 +1,4 @@
-"""Atari, DeepMind Lab and Gymnasium: what each promises beyond the contract (test_envs.py)."""
+"""Atari, DeepMind Lab and Gymnasium: what each promises besides the contract (test_envs.py)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_frames_of_any_size_become_64x64_in_colour() -> None:
     for grey in (np.full((210, 160), 90, np.uint8), np.full((30, 40, 1), 90, np.uint8)):
         np.testing.assert_array_equal(as_picture(grey), np.full((64, 64, 3), 90))
     line = np.zeros((210, 160, 3), np.uint8)
-    for row in range(60, 70):  # a line of one row fades, wherever it is, and never vanishes
+    for row in range(60, 70):  # a line one row high fades, wherever it is, but never vanishes
         picture = as_picture(np.where(np.arange(210)[:, None, None] == row, 255, line))
         assert 200 < picture[..., 0].sum(0).max() / (64 / 210) < 300
 
@@ -111,7 +111,7 @@ def test_atari_is_the_right_way_up_and_in_colour(breakout) -> None:
     image = breakout.image().astype(int)
     red, blue = image[18, 8:56], image[27, 8:56]
     assert (red[:, 0] > red[:, 2] + 50).all() and (blue[:, 2] > blue[:, 0] + 50).all()
-    assert image[32:50, 8:56].max() < 30  # nothing between bricks and paddle, but the ball
+    assert image[32:50, 8:56].max() < 30  # only the ball is between bricks and paddle
     bottom = image[57:60, 8:56]
     assert bottom[..., 0].max() > 100 > bottom[..., 2].max()
 

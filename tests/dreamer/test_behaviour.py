@@ -1,4 +1,4 @@
-"""Behaviours: gradients against finite differences, and who may move which parameter."""
+"""Behaviours: gradients against finite differences, and which loss changes which parameter."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""The budget is no part of a run: a larger one continues it as if it had been asked for at once."""
+"""The budget does not define a run: a larger one continues it, with the same result as at once."""
 
 import shutil
 from pathlib import Path
@@ -106,7 +106,7 @@ def test_seed_episodes_that_a_budget_ended_early_are_those_of_another_run(tmp_pa
 
 
 def before(run_dir: Path) -> None:
-    """Makes the checkpoints those of code that did not mark what depends on the budget."""
+    """Makes the checkpoints like earlier ones, which did not mark what depends on the budget."""
     for path in checkpoint_paths(run_dir / "checkpoints"):
         if ".common" in path.name:
             path.unlink()
@@ -134,7 +134,7 @@ def test_checkpoints_of_earlier_code_are_continued_where_that_is_exact(tmp_path,
     train(small(640, **often), tmp_path / "extended")
     train(small(640, **often), tmp_path / "at_once")
     assert_same_run(tmp_path / "extended", tmp_path / "at_once")
-    if settings:  # nothing is left before the end that only the budget asked for
+    if settings:  # nothing remains from before the end that only the smaller budget asked for
         only = tmp_path / "last_only"
         for path in checkpoint_paths(only / "checkpoints")[:-1]:
             path.unlink()

@@ -1,4 +1,4 @@
-"""Other people's environments: what is understood, and that all else is one clear line."""
+"""Other people's environments: what is accepted, and one clear line for everything else."""
 
 from __future__ import annotations
 

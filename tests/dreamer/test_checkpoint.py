@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: what was, when it was, and no failure in silence."""
+"""Checkpoints written while training goes on: each holds one moment, and failures are reported."""
 
 import tarfile
 import threading
@@ -17,7 +17,7 @@ def test_what_changes_after_save_is_not_in_it(tmp_path):
     writer, weight = CheckpointWriter(tmp_path), torch.zeros(3)
     go_on = threading.Event()
     writer.save(1, 2, {"weights": [weight], "none": None, "rates": (1e-3, 2)}, go_on.wait)
-    assert not checkpoint_paths(tmp_path)  # what it points to is not on the disk yet
+    assert not checkpoint_paths(tmp_path)  # the file that it points to is not on the disk yet
     weight += 1
     go_on.set()
     writer.wait()

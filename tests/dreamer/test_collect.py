@@ -1,4 +1,4 @@
-"""Collecting beside training: the same episodes, by weights one episode old, and nobody left."""
+"""Collecting during training: the same episodes, by older weights, and no process left behind."""
 
 import os
 import random
@@ -56,13 +56,13 @@ def test_processes_play_what_this_one_would_have_played_when_they_began():
         expected = [*play(here, one(5)), *play(here, one(6))]
         both = Round(5, 2, explore=0.3, random=False, updates=0)
         start(beside, both)
-        with torch.no_grad():  # what is learned meanwhile comes too late
+        with torch.no_grad():  # what is learned in the meantime comes too late
             for parameter in agent.parameters["actor"]:
                 parameter += 1
         assert_same_episodes(beside.take(lambda env_steps: None), expected)
         assert not np.array_equal(play(here, one(5))[0][0].action, expected[0][0].action)
 
-        # A round that was lost is played again, by the weights that it was started with.
+        # A round that was lost is played again, with the weights that it started with.
         beside.load_state_dict({"round": both._asdict(), "weights": beside.weights})
         beside.begin(2)
         assert_same_episodes(beside.take(lambda env_steps: None), expected)
@@ -145,7 +145,7 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
         play(beside, one(0))
         start(beside, one(1))
         process = beside.workers.processes[0][0]
-        for number in (signal.SIGTERM, signal.SIGINT):  # are for the run, which stops in order
+        for number in (signal.SIGTERM, signal.SIGINT):  # are for the run, which stops
             process.send_signal(number)
         assert len(beside.take(lambda env_steps: None)) == 1
         start(beside, one(2))

@@ -84,7 +84,7 @@ def test_a_wide_policys_mode_is_the_sign_of_its_mean(generator, mean):
 
 @pytest.mark.parametrize("std", [0.3, 1.0, 2.0, 5.0])
 def test_the_mode_is_the_released_codes(generator, std):
-    """Slowly, from the actions: clipped, tanh inverted, the first of the most likely."""
+    """The slow way, from the actions: clip, invert tanh, take the first of the most likely ones."""
     mean = torch.linspace(-1.5, 1.5, 60)[:, None].expand(60, 2).contiguous()
     p = TanhNormal(mean, torch.full_like(mean, std))
     noise = torch.randn(100, 60, 2, generator=generator)
@@ -133,7 +133,7 @@ def test_one_hot_log_prob_equals_torch_distributions(generator):
 
 
 def test_one_hot_samples_are_exactly_one_hot():
-    """Environments accept nothing else; the gradient's term must not leave a rounding error."""
+    """Environments accept exact one-hots only: the gradient's term leaves no rounding error."""
     generator = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(2000, 18, generator=generator)
     sample = OneHot(logits).sample(torch.randn(2000, 18, generator=generator))

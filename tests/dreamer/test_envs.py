@@ -256,7 +256,7 @@ def test_actions_reach_the_tasks_bounds() -> None:
 
     simulator = make_simulator("quadruped_walk")
     spec = suite.load("quadruped", "walk").action_spec()
-    assert spec.maximum.max() > 1  # else this shows nothing
+    assert spec.maximum.max() > 1  # otherwise this test shows nothing
     ones = np.ones(simulator.action_space.size, np.float32)
     np.testing.assert_array_equal(simulator.scaled(ones), spec.maximum)
     np.testing.assert_array_equal(simulator.scaled(-ones), spec.minimum)
@@ -436,7 +436,7 @@ def test_probe_writes_what_happened_into_its_pictures() -> None:
 
 
 def bare_environment(**extra: str) -> dict[str, str]:
-    """Without what this process has found out about renderers."""
+    """Forgets what this process has found out about renderers."""
     chosen = ("MUJOCO_GL", "DREAMER_RENDERER", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID")
     return {k: v for k, v in os.environ.items() if k not in chosen} | extra
 

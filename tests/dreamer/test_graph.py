@@ -63,13 +63,13 @@ def test_updates_through_static_buffers_are_the_plain_updates(variant):
         assert watched.keys() == expected.keys()
         assert all(torch.equal(watched[name], expected[name]) for name in expected)
     assert graphed.replay is not None
-    # In checkpoints, too, one cannot be told from the other.
+    # Their checkpoints are the same, too.
     ours, theirs = buffered.state_dict(), plain.state_dict()
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what a GPU would have to be waited for: results that decide what comes next."""
+    """Refuses operations that wait for the GPU: results that decide what happens next."""
 
     WAITS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
@@ -80,7 +80,7 @@ class NoWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_an_update_waits_for_nothing_and_changes_all_in_place(variant):
-    """What a recording asks of it, also where there is no GPU."""
+    """What recording a graph requires; checked without a GPU, too."""
     config = tiny(**variant)
     agent = Agent(config, SPACE)
 
@@ -164,7 +164,7 @@ def test_a_cpu_needs_no_graph_and_off_is_off():
         assert off._learn == off.learn
 
 
-# Where there is a GPU.
+# With a GPU.
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-"""They learn: on toys, seeded tiny agents come near the optimal policy, and where a variant's own
-part is taken away they do not."""
+"""On toys, seeded tiny agents come near the optimal policy; without what is special about a
+variant they do not."""
 
 import json
 import multiprocessing
@@ -80,7 +80,7 @@ FAR = dict(horizon=3, action_repeat=1, discount=0.97, exploration_noise=1.0, fre
 # And contrast needs pictures that differ: not an actor that soon stays in a corner.
 HOME = dict(free_nats=0.3, probe_decoder=False, exploration_noise=1.0, actor_learning_rate=2.5e-4)
 
-LEARNERS = {  # what takes longest goes first
+LEARNERS = {  # the longest first
     "dreamer": learner("toy_dot", 12_000),
     "discrete": learner("toy_discrete", 8000, free_nats=0.3),
     "planet": learner("toy_dot", 5000, behaviour="planet"),
@@ -118,7 +118,7 @@ def test_without_updates_of_the_actor_it_does_not(way):
 
 def test_a_value_sees_beyond_the_horizon(way):
     assert way["far, value"] >= 0.8, way
-    assert way["far, no value"] < 0.6, way  # who starts near the light goes there
+    assert way["far, no value"] < 0.6, way  # an agent that starts near the light goes there
 
 
 def test_planning_solves_what_needs_no_foresight(way):

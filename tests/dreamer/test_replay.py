@@ -1,4 +1,4 @@
-"""Replay: what goes in comes out, aligned, uniformly, and from disk as well."""
+"""Replay: what goes in comes out, aligned and sampled uniformly, and also from disk."""
 
 import json
 import os
@@ -372,7 +372,7 @@ def test_the_copy_gives_the_same_batches_while_the_replay_grows_and_is_resumed(t
     replay = Replay(tmp_path, 2, 5, cursor)
     copy = DeviceReplay(replay, 60, torch.device("cpu"))
     assert agree(4)
-    replay.append(counting_episode(4, 7))  # more than the copy has room for
+    replay.append(counting_episode(4, 7))  # more than fits into the copy
     assert agree(5)
 
 

@@ -1,4 +1,4 @@
-"""The run folder: files are written whole, checksums are read, values belong to attempts."""
+"""The run folder: files are written whole, checksums are checked, values belong to attempts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: what comes when, what is recorded, and that nothing is lost or doubled by a kill -9."""
+"""The training loop: its order, its records, and that kill -9 loses and repeats nothing."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ from dreamer.schedule import (
 )
 from dreamer.train import Progress, parse, run, train
 
-# What comes when.
+# The order of stages.
 
 
 def test_updates_are_due_in_the_papers_ratio():
@@ -287,7 +287,7 @@ def test_a_run_killed_at_25_random_moments_is_the_same_run(tmp_path, uninterrupt
         process.join()
         kills += process.exitcode == -signal.SIGKILL
         checkpoints.update(path.name for path in checkpoint_paths(run_dir / "checkpoints"))
-        if process.exitcode == 0:  # finished meanwhile: begin again, to be killed at other moments
+        if process.exitcode == 0:  # finished: begin again, to be killed at other moments
             assert_same_run(run_dir, uninterrupted)
             run_dir = tmp_path / str(kills)
     process = attempt(run_dir)

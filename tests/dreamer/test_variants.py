@@ -1,4 +1,4 @@
-"""Every variant runs whole, and what each is for, shown on toys."""
+"""Every variant runs from start to end, and toys show what each is good at."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def minute(task: str = "toy_dot", **overrides: Any) -> Config:
 
 
 def records(run_dir: Path) -> list[dict]:
-    """What metrics.jsonl says, without the seconds, which differ."""
+    """The content of metrics.jsonl without the seconds, which differ."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("seconds_")} for line in lines]
 
@@ -81,7 +81,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def stopper(run_dir: Path, env_steps: int):
-    """Says stop once the metrics have come so far."""
+    """Asks to stop once the metrics have got that far."""
 
     def should_stop() -> bool:
         lines = records(run_dir)

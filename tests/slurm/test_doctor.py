@@ -1,4 +1,4 @@
-"""The doctor: what it finds, what it says to do, and its exit code."""
+"""The doctor: what it finds, what it advises, and its exit code."""
 
 from __future__ import annotations
 

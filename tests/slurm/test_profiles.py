@@ -1,4 +1,4 @@
-"""Profiles: what is understood, what stays as written, what is refused and where it is blamed."""
+"""Profiles: what is read, what stays as written, and what is refused at which place."""
 
 from __future__ import annotations
 

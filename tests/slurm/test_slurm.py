@@ -1,4 +1,4 @@
-"""On a real SLURM of one node (slurm/dev_cluster.sh): submitted once, survived, told truly.
+"""On a real SLURM of one node (slurm/dev_cluster.sh): submissions, stops, and what status says.
 
 Runs are paused with SIGSTOP where something is to happen to them, so that the tests do not depend
 on how fast the machine is.
@@ -167,7 +167,7 @@ def pause(folders: dict[int, Path]) -> dict[int, int]:
 
 
 def pause_if_running(folder: Path) -> int | None:
-    """Its process, unless it ended before."""
+    """Its process, unless it has ended."""
     wait_for(lambda: checkpoint_paths(folder / "checkpoints"), "a checkpoint")
     status = run_folder.read_status(folder)
     if not status or status["status"] != "RUNNING":
@@ -259,7 +259,7 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     late = write_suite(tmp_path / "late/late.yaml", seeds=[8], profile="brief")
     suite = write_suite(tmp_path / "suite.yaml", seeds=8)
     folders = {seed: folder for seed, (_, folder) in by_seed(suite).items()}
-    both = [start("run", suite) for _ in range(2)]  # two people at once
+    both = [start("run", suite) for _ in range(2)]  # two people submit at once
     said = [process.communicate(timeout=LONG_S) for process in both]
     assert [process.returncode for process in both].count(0) >= 1, said
     assert "".join(out for out, _ in said).count("submitted 8 runs") == 1, said
@@ -276,7 +276,7 @@ def test_whatever_happens_to_jobs_the_results_are_the_same(slurm, tmp_path):
     for number in ("TERM", "USR2"):  # what submitit sends for a preemption
         sbatch.ask("scancel", f"--signal={number}", job_of[1])
     os.kill(paused[2], signal.SIGKILL)
-    os.kill(parent(paused[3]), signal.SIGKILL)  # as when a node goes away: nobody says a word
+    os.kill(parent(paused[3]), signal.SIGKILL)  # as when a node goes away: nobody is told
     os.kill(paused[3], signal.SIGKILL)
     assert "1 of 1 run " in command("cancel", suite, "--only", "seed=4")[1]
     sbatch.ask("scancel", "--signal=USR2", job_of[5])  # and for a time-out
@@ -408,7 +408,7 @@ def test_where_slurm_does_not_answer_nothing_is_claimed_and_nothing_submitted(
     assert command("run", suite, "--only", "seed=0")[0] == 0
     with monkeypatch.context() as elsewhere:
         conf = Path(slurm["SLURM_CONF"]).read_text()
-        dead = re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", conf)  # nobody listens there
+        dead = re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", conf)  # no server listens there
         (tmp_path / "slurm.conf").write_text(dead)
         elsewhere.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
         assert states(suite) == {0: "unknown", 1: "missing"}

@@ -1,4 +1,4 @@
-"""A script that was taken for a module of environments: it ends when it is imported."""
+"""A script that someone uses as a module of environments: it exits when it is imported."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Environments of one's own that end, print or fail in ways that runs must survive."""
+"""User environments that exit, print or fail in ways that runs must survive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Dot:
         return np.full((64, 64, 3), int(255 * self._place), np.uint8)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 class Breaks(Dot):

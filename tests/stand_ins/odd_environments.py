@@ -1,4 +1,4 @@
-"""Environments of one's own, each odd in one way: `odd_environments:boards` in a task."""
+"""User environments, each odd in one way; a task names them: `odd_environments:boards`."""
 
 from __future__ import annotations
 

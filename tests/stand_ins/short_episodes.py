@@ -1,4 +1,4 @@
-"""An environment of one's own, with Gymnasium's methods: most episodes end after three steps."""
+"""A user environment with Gymnasium's methods; most episodes end after three steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Short:
         return self._image
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 make = Short

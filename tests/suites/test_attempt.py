@@ -79,7 +79,7 @@ def test_a_run_leaves_its_whole_story(done):
 
 
 def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
-    """Also of runs whose status.json is older and has none."""
+    """Also for runs with an older status.json, which has none."""
     path = suite_file(tmp_path, SUITE.replace("seeds: 3", "seeds: 1"))
     [run] = expand(path).runs
     assert run.run_id == done.run_id
@@ -143,7 +143,7 @@ def test_stopped_at_random_ten_times_it_ends_with_the_same_results(done, tmp_pat
         assert status["status"] == "INTERRUPTED" and status["attempt"] == attempt
         sacred = Path(spec.results) / "sacred" / f"{spec.run_id}-{attempt}" / "run.json"
         assert json.loads(sacred.read_text())["status"] == "INTERRUPTED"
-        # By this, analysis tells which attempt made a value; null: it was stopped before any.
+        # Analysis sees by this which attempt made a value; null: it was stopped before it made one.
         assert provenance_of(spec, attempt)["from_env_steps"] in (reached, None)
         reached = status["env_steps"]
     assert execute(spec)["status"] == "COMPLETED"
@@ -285,7 +285,7 @@ def test_an_absent_mongodb_stops_nothing_and_its_password_stays_secret(
 # --- As a process of its own ----------------------------------------------------------------------
 
 
-LONG = {"env_steps": 100_000}  # longer than anyone waits
+LONG = {"env_steps": 100_000}  # longer than any test waits
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "parent"])

@@ -27,7 +27,7 @@ def clean(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("audit")
     (folder / "suite.yaml").write_text(SUITE.replace("seeds: 3", "seeds: 2"))
     threads = torch.get_num_threads()
-    code = provenance.Code("0" * 40, "", {})  # whatever the copy under test is
+    code = provenance.Code("0" * 40, "", {})  # whichever copy is tested
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "code", lambda: code)
         for run in expand(folder / "suite.yaml").runs:
@@ -355,7 +355,7 @@ def test_push_fills_in_exactly_what_is_missing_and_twice_adds_nothing(clean, cap
     assert list(zip(metric["steps"], metric["values"], strict=True)) == truth
     assert audit(clean, capsys, *options, "--push") == []
     assert content() == pushed
-    # Part of it lost, it comes back.
+    # A part of it is lost, and comes back.
     database["metrics"].delete_one({"run_id": f"{run.run_id}-1", "name": "kl"})
     database["runs"].update_one({"_id": f"{run.run_id}-1"}, {"$set": {"status": "RUNNING"}})
     assert len(audit(clean, capsys, *options)) == 2

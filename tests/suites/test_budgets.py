@@ -50,7 +50,7 @@ def test_a_larger_budget_continues_the_run_that_is_there(shared, capsys):
     assert states(capsys, *words(shared, "long", "results-short")) == ["stopped"]
     assert states(capsys, *words(shared, "short", "results-short")) == ["done"]
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    assert run.main(words(shared, "short")) == 0  # finds it done
+    assert run.main(words(shared, "short")) == 0  # it is done already
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -89,7 +89,7 @@ def test_figures_and_tables_of_the_smaller_budget_end_there(shared):
         curves = pd.read_csv(out / suite / "curves.csv")
         assert curves["env_steps"].max() <= end
         scores = pd.read_csv(out / suite / "scores.csv")
-        # The evaluation at the end of the smaller budget is none of the larger one's.
+        # The larger budget has no evaluation where the smaller one ends.
         assert list(scores["at"]) == ([] if suite == "short" else [end])
         assert not scores["partial"].any()
 

@@ -1,4 +1,4 @@
-"""What may go, and that nothing else does."""
+"""What `suites.clean` removes, and that it removes nothing else."""
 
 import shutil
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_only_what_is_shown_goes_and_the_rest_is_audited_and_played(copy, capsys
     for what in (f"{done}/replay", "discarded/", str(cache)):
         assert what in shown
     assert str(stopped) not in shown
-    assert clean.main(copy) == 2  # nobody can be asked
+    assert clean.main(copy) == 2  # there is no terminal to ask
     assert files(results) == before
     assert clean.main([*copy, "--yes"]) == 0
     after = files(results)

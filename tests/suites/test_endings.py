@@ -1,4 +1,4 @@
-"""How runs and commands end when code of others, the disk or the terminal misbehaves."""
+"""How runs and commands end when a user's code, the disk or the terminal misbehaves."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_a_folder_with_a_date_for_a_name_is_no_reason_to_search_for_ever(tmp_pat
     suite, results = suite_of(tmp_path, SUITE.replace("seeds: 3", "seeds: 1")), tmp_path / "results"
     made = run_folder.run_path(results, expand(suite).runs[0].run_id)
     (made / "attempts" / "20261125").mkdir(parents=True)
-    (made / "config.json").write_text("")  # it ends before training, and after closing earlier ones
+    (made / "config.json").write_text("")  # it ends before training
     assert typed("run", suite, "--results", results).returncode == 1
 
 
@@ -318,7 +318,7 @@ def test_pipes_devices_and_links_to_them_are_refused_at_once(tmp_path):
         )
     os.mkfifo(tmp_path / "status.json")
     assert run_folder.read_status(tmp_path) == {}
-    for name in ("x.pt", "y.pt"):  # checkpoints of earlier code, with their checksum beside them
+    for name in ("x.pt", "y.pt"):  # of earlier code: the checksum is a file
         (tmp_path / name).write_bytes(bytes(100))
     os.mkfifo(tmp_path / "x.pt.sha256")
     assert not run_folder.is_whole(tmp_path / "x.pt")

@@ -59,7 +59,7 @@ class Folders(Executor):
             )  # fmt: skip
             assert process.stdin is not None
             process.stdin.write(spec.to_json().encode() + b"\n")
-            process.stdin.flush()  # and stays open: its end would stop the run
+            process.stdin.flush()  # it stays open, since closing it would stop the run
             self.running[run_id] = process
 
     def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:

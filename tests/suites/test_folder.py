@@ -1,4 +1,4 @@
-"""Who may write a run: locks, life seen by change, attempts that give way to later ones."""
+"""Who may write to a run: locks, signs of life, attempts that give way to later ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from suites.record.folder import (  # fmt: skip
     new_attempt,
 )
 
-LONG = {"env_steps": 100_000}  # longer than anyone waits
+LONG = {"env_steps": 100_000}  # longer than any test waits
 ELSEWHERE = {"status": "RUNNING", "host": "elsewhere", "attempt": 1}
 
 
@@ -91,7 +91,7 @@ def test_life_is_seen_by_change_and_not_by_two_clocks(tmp_path):
         assert look(folder)[0] == State.RUNNING
         for age_s in (300, -3 * 86400):
             assert look(running(folder, age_s, heartbeat=heartbeat))[0] == State.DEAD
-    assert {path.name for path in folder.iterdir()} == {run_folder.STATUS}  # looking leaves nothing
+    assert {path.name for path in folder.iterdir()} == {run_folder.STATUS}  # looking leaves no file
 
 
 def test_a_reader_sees_who_lives_here_and_says_what_he_cannot_see(public):
@@ -118,7 +118,7 @@ def test_what_may_not_be_read_is_unknown_and_no_run_to_continue(public):
     assert as_reader(public, ask)[0] == State.STOPPED
     closed = folder / run_folder.STATUS
     closed.unlink()
-    closed.mkdir()  # cannot be read by anyone
+    closed.mkdir()  # nobody can read it
     state, found = look(folder)
     assert state == State.UNKNOWN and "cannot be read" in found["unsure"]
 
@@ -157,7 +157,7 @@ def test_colleagues_may_continue_what_the_umask_lets_them(tmp_path):
     ],
 )
 def test_who_is_taken_over_stops_without_writing(tmp_path, how):
-    """As where two machines do not see each other's locks, or one was asleep."""
+    """As when two machines do not see each other's locks, or one was asleep."""
     spec = spec_in(tmp_path, **LONG)
     process = worker(spec)
     wait_until(lambda: (spec.folder / "metrics.jsonl").exists() and metrics_of(spec))

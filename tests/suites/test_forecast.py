@@ -1,4 +1,4 @@
-"""The plan: disk at its peak, memory from measurements, and what is not known."""
+"""The plan: peak disk, memory from measurements, and what is not known."""
 
 import csv
 from pathlib import Path

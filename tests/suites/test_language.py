@@ -1,4 +1,4 @@
-"""Suites become runs: what is accepted, what is refused and where it is blamed, who is one run."""
+"""From suites to runs: what is accepted, what is refused and where, which runs are the same."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_what_does_not_change_the_outcome_makes_no_new_run(name, value):
 
 
 def test_settings_that_came_later_leave_the_ids_of_older_runs():
-    """This one was given before the settings of BEFORE were there."""
+    """This id was given before the settings of BEFORE existed."""
     config = vars(make_config("tiny", {"actor_gradient": "exact"}))
     assert run_id(config) == "cartpole_balance-dreamer-reconstruction-tiny-s0-b9f9c114ab"
     older = {key: value for key, value in config.items() if key not in BEFORE}

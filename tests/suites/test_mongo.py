@@ -23,8 +23,8 @@ from suites.language.suite import expand
 from suites.record import sinks
 
 # Questions whether to stop: one for each of 30 agent_steps of an episode, and for each update.
-IN_EVALUATION = 2 * 30 + 4 + 10  # behind the seed episodes and the first updates
-BEHIND_AN_EPISODE = 30 + 30 + 1  # behind the evaluation and a training episode
+IN_EVALUATION = 2 * 30 + 4 + 10  # after the seed episodes and the first updates
+BEHIND_AN_EPISODE = 30 + 30 + 1  # after the evaluation and a training episode
 
 
 def stop_at(call: int, error: Exception | None = None):
@@ -84,12 +84,12 @@ def test_frames_from_both_sources_are_the_same(recorded, capsys):
         audit.main([*words, *options])
         return [f for f in json.loads(capsys.readouterr().out) if f["kind"] == "mongo"]
 
-    [one] = differences()  # what was told while it ran is whole
+    [one] = differences()  # what was sent while it ran is complete
     assert one["run_id"] != first and "has no record of it" in one["text"]
     assert differences("--push") == []
     frame, runs = frames(FileSource(results))
     other, other_runs = frames(MongoSource(server.url))
-    # 15 digits is what nx-27017 keeps above an older SQLite; MongoDB keeps all.
+    # nx-27017 on an older SQLite keeps 15 digits; MongoDB keeps all.
     pd.testing.assert_frame_equal(frame, other, rtol=1e-14, atol=0)
     pd.testing.assert_frame_equal(runs.drop(columns="config"), other_runs.drop(columns="config"))
     assert len(frame) > 20 and list(runs["status"]) == ["COMPLETED"] * 2

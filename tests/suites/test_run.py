@@ -152,7 +152,7 @@ def test_runs_begun_with_other_code_are_shown_and_named_when_they_go_on(done, tm
 
 
 def test_two_suites_of_one_name_are_refused(tmp_path):
-    """Their figures, and what the audit expects, would be taken for one another's."""
+    """Otherwise their figures and audits would be mixed up."""
     paths = []
     for folder, task in (("a", "toy_dot"), ("b", "toy_discrete")):
         (tmp_path / folder).mkdir()
@@ -169,7 +169,7 @@ def test_two_suites_of_one_name_are_refused(tmp_path):
     prepare(results, [expand(tmp_path / "c" / paths[0].name)], [])  # a copy is the same suite
     paths[0].unlink()
     (tmp_path / "c" / paths[0].name).unlink()
-    prepare(results, [b], b.runs)  # the other one is gone
+    prepare(results, [b], b.runs)  # the other file is gone
 
 
 def test_suites_meant_for_slurm_run_here_where_there_is_no_sbatch(tmp_path, monkeypatch, capsys):
@@ -250,7 +250,7 @@ def test_a_second_signal_stops_at_once_and_nothing_survives(tmp_path):
     suite, results = written(tmp_path, LONG), tmp_path / "results"
     process = started(suite, results, "--workers", "1")
     [pid] = wait_for_workers(results, 1)
-    os.kill(pid, signal.SIGSTOP)  # it cannot stop in order
+    os.kill(pid, signal.SIGSTOP)  # it cannot stop in an orderly way
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)

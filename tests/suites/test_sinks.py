@@ -100,7 +100,7 @@ def check(server: Server, spec, attempt: int = 1, status: str = "COMPLETED") -> 
     assert run["config"]["task"] == spec.config["task"]
     truth = [(r["env_steps"], r["kl"]) for r in metrics_of(spec) if r["kind"] == "update"]
     [metric] = server.database["metrics"].find({"run_id": name, "name": "kl"})
-    # 15 digits is what nx-27017 keeps above an older SQLite; MongoDB keeps all.
+    # nx-27017 on an older SQLite keeps 15 digits; MongoDB keeps all.
     assert np.allclose(list(zip(metric["steps"], metric["values"], strict=True)), truth, 1e-14, 0)
     assert {m["name"] for m in run["info"]["metrics"]} >= {"kl", "evaluate_return"}
     assert {a["name"] for a in run["artifacts"]} == {f"run_{name}" for name in run_folder.ARTIFACTS}
@@ -127,7 +127,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp
 
     def back_after_a_while() -> bool:
         if next(calls) == AMID:
-            time.sleep(2)  # several attempts to deliver what was measured so far
+            time.sleep(2)  # several attempts to send what was measured so far
             getattr(server, returns)()
         return False
 
@@ -137,7 +137,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(goes, returns, server, tmp
 
 
 def one_run(folder: Path, url: str) -> tuple[Path, Spec]:
-    """A suite of one run, which tells a server."""
+    """A suite of one run that sends records to a server."""
     path = folder / "suite.yaml"
     path.write_text(SUITE.replace("seeds: 3", "seeds: 1"))
     [run] = expand(path).runs
@@ -163,7 +163,7 @@ def amid(server: Server, act):
 
 
 def check_push(server: Server, path: Path, spec: Spec, url: str, capsys) -> None:
-    """The files are whole, the server is not; pushing makes it so, and twice adds nothing."""
+    """The server lacks what the files have; pushing completes it, and a second one adds nothing."""
     words = [str(path), "--results", spec.results, "--mongo", url, "--format", "json"]
     assert audit.main(words) == 1
     assert {f["kind"] for f in json.loads(capsys.readouterr().out)} == {"mongo"}
@@ -188,7 +188,7 @@ def test_a_server_that_stops_answering_holds_nothing(
 ):
     monkeypatch.setattr(mongo_urls, "TIMEOUT_S", 3600.0)  # no call gives up: nothing waits for it
     monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
-    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended sends nothing more
     monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
     path, spec = one_run(tmp_path, proxy.url)
     stops = amid(server, lambda: setattr(proxy, "mode", mode))
@@ -212,7 +212,7 @@ def test_a_server_whose_disk_is_full_stops_nothing(server, tmp_path, monkeypatch
         pytest.skip("the disk of a server that is lent is not filled")
     monkeypatch.setattr(sinks, "LAST_WAIT_S", 0.5)
     monkeypatch.setattr(sacred_run, "SACRED_BEAT_S", 0.1)
-    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended tells nothing more
+    monkeypatch.setattr(sinks, "RETRY_AFTER_S", 3600.0)  # a run that ended sends nothing more
     path, spec = one_run(tmp_path, server.url)
     with (
         pytest.warns(UserWarning, match="misses records, training goes on"),
@@ -228,7 +228,7 @@ def test_a_server_whose_disk_is_full_stops_nothing(server, tmp_path, monkeypatch
 
 
 def events(name: str) -> list[tuple[str, dict]]:
-    """What Sacred tells an observer in the course of a run."""
+    """What Sacred sends to an observer during a run."""
     time_now = datetime.datetime(2026, 1, 1)
     about = {"name": "dreamer", "base_dir": ".", "sources": [], "dependencies": []}
     series = {"kl": {"steps": [1, 2], "values": [3.0, 4.0], "timestamps": [time_now] * 2}}
@@ -271,7 +271,7 @@ def test_40_runs_that_start_at_the_same_moment_are_all_recorded_once(server, tmp
 
 
 def test_what_is_told_twice_is_recorded_once(server):
-    """A server's answer may be lost: then the same event is told again."""
+    """A server's answer may be lost: then the same event is sent again."""
     sink = sinks.mongo_sink(server.url)
     inner, info = sink.inner, {}
     for event, arguments in events("run-1")[:1]:
@@ -363,7 +363,7 @@ def test_refusals_that_pass_are_told_from_those_that_do_not():
         refusal = pymongo.errors.WriteError("refused", code)
         assert mongo_urls.is_final(refusal) == final
         assert sinks._may_pass(refusal, 1.0) != final
-        assert not sinks._may_pass(refusal, 1e9)  # it blocks the others no longer
+        assert not sinks._may_pass(refusal, 1e9)  # it no longer holds up the others
     assert sinks._may_pass(pymongo.errors.AutoReconnect("away"), 1e9)
 
 
