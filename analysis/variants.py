@@ -24,7 +24,7 @@ def behaviour_label(behaviour: str) -> str:
 
 
 def plans(behaviour: str) -> bool:
-    """Whether a behaviour plans; False where records outlived their variant."""
+    """Whether a behaviour plans; False for one that no longer exists."""
     try:
         return behaviour_card(behaviour).plans
     except ConfigError:

@@ -205,7 +205,7 @@ class Config:
 
     @property
     def environment_arguments(self) -> dict[str, Any]:
-        """What `environment` holds."""
+        """The arguments in the setting `environment`, as a dict."""
         return json.loads(self.environment or "{}")
 
     @property

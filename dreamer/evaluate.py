@@ -142,7 +142,7 @@ def as_text(result: dict[str, Any]) -> str:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that the command does, but for printing; raises UserError."""
+    """What the command does, without printing; raises UserError."""
     if arguments.episodes < 1:
         raise UserError("--episodes: at least 1")
     if arguments.seed is not None and arguments.seed < 0:

@@ -29,7 +29,7 @@ def glorot_(weight: Tensor, fan_in: int, fan_out: int) -> None:
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """What half-precision products hand to densities, losses and carries: single precision."""
+    """Single precision: what densities, losses and carries take of a half-precision product."""
     return x.float() if x.dtype == torch.bfloat16 else x
 
 

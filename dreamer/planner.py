@@ -80,8 +80,9 @@ class Planet(nn.Module):
         generator: torch.Generator,
         fuse: bool = True,
     ) -> Tensor:
-        """The first action [n, A] of the best plan from `state` [n, ...]; with fused layers where
-        there are any, unless `fuse` is False."""
+        """The first action [n, A] of the best plan from `state` [n, ...]. Uses fused layers where
+        they are available, unless `fuse` is False.
+        """
         config, n = self.config, len(state.deter)
         count, steps = config.planner_candidates, config.planner_horizon
         if fuse and available(state.deter.device):

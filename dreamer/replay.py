@@ -82,7 +82,7 @@ class Replay:
         return self._files.cursor()
 
     def disk_bytes(self, steps: int) -> int:
-        """What this many more steps of the table will take on disk, judged by those before."""
+        """What so many more steps will take on disk, judged by the steps before."""
         return steps * self._files.step_bytes()
 
     def append(self, episode: Episode) -> None:

@@ -264,8 +264,9 @@ class ReplayFiles:
             raise
 
     def _read(self, name: str, count: int, offset: int) -> bytes:
-        """`count` bytes of a file. Asked first whether they are there: a damaged index may ask for
-        more than fits into memory."""
+        """`count` bytes of a file. Checks first that they are there: a damaged index may ask for
+        more than fits into memory.
+        """
         if self._size(name) < offset + count:
             raise self._damaged(name, "missing, or shorter than the index says")
         parts = []

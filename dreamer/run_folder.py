@@ -228,7 +228,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Writes the whole file or nothing; what JSON lacks becomes text."""
+    """Writes the whole file or nothing; values that JSON does not know become text."""
     write_text(path, json.dumps(value, indent=indent, default=str) + "\n")
 
 

@@ -45,7 +45,7 @@ class Round(NamedTuple):
 
 
 def endless(config: Config) -> Config:
-    """The same run without a budget. What is due by it does not depend on where the budget ends."""
+    """The same run without a budget: what is due by it does not depend on where the budget ends."""
     enough = min(config.seed_min_env_steps, config.env_steps)
     return dataclasses.replace(config, env_steps=MAX_INT, seed_min_env_steps=enough)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A real SLURM of one node, for trying things and for the tests. It listens on the address of this
-# machine's name alone, since SLURM can be bound to no other: on loopback, if that is 127.0.0.1 (see
-# /etc/hosts). Else `start` notes where it listens.
+# A real SLURM of one node, for trying things and for the tests. Its daemons listen on the address of
+# this machine's name alone, since SLURM can be bound to no other: on loopback, if that is 127.0.0.1
+# or 127.0.1.1 (see /etc/hosts). Else `start` notes where they listen.
 #
 #     slurm/dev_cluster.sh start     then: export SLURM_CONF=... as it prints
 #     slurm/dev_cluster.sh status
@@ -84,16 +84,14 @@ write_conf() {
     local host address bound user controller_port node_port memory_mb
     host="$(hostname -s)"
     address="$(getent ahostsv4 "$host" | awk 'NR == 1 {print $1}' || true)"
+    bound=NoCtldInAddrAny,NoInAddrAny
     case "$address" in
-        127.0.0.1) bound=NoCtldInAddrAny,NoInAddrAny ;;
-        127.* | "")  # srun's connections come from 127.0.0.1 even then
+        127.*) ;;
+        "")
             address=127.0.0.1 bound=""
             echo "note: listens on all addresses; give $host 127.0.0.1 in /etc/hosts" >&2
             ;;
-        *)
-            bound=NoCtldInAddrAny,NoInAddrAny
-            echo "note: listens on $address; give $host 127.0.0.1 in /etc/hosts" >&2
-            ;;
+        *) echo "note: listens on $address; give $host 127.0.0.1 in /etc/hosts" >&2 ;;
     esac
     user="$(id -un)"
     read -r controller_port node_port <<<"$(free_ports "$address")"
@@ -137,8 +135,17 @@ node_is_up() {  # a state with a mark (idle*) does not answer
 }
 
 start_node() {
+    local srun_waits
+    sed -i 's/^\(CommunicationParameters=NoCtldInAddrAny\)$/\1,NoInAddrAny/' "$SLURM_CONF"
     launch slurmd slurmd -D -f "$SLURM_CONF"
     wait_for 60 node_is_up || explain slurmd "the node did not come up within 60 s"
+    # slurmd has read the file. An srun reads it too, and waits for its tasks on the same address; if
+    # that is 127.0.1.1 they answer to 127.0.0.1, so it must listen on all addresses while it lasts.
+    srun_waits="$(sed -n 's/.* NodeAddr=\([^ ]*\) .*/\1/p' "$SLURM_CONF")"
+    case "$srun_waits" in
+        127.0.0.1) ;;
+        127.*) sed -i 's/,NoInAddrAny$//' "$SLURM_CONF" ;;
+    esac
 }
 
 start() {

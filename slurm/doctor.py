@@ -124,8 +124,9 @@ def examine(profile_name: str, results: Path, quick: bool = False, needs_gb: flo
 
 @contextlib.contextmanager
 def _locked_file(results: Path) -> Iterator[Path | None]:
-    """A file where the results are that this process has locked while the block runs; None where
-    that is not possible, which the checks on the node will tell."""
+    """A file beside the results, locked by this process while the block runs; None where that is
+    impossible, which the checks on the node will report.
+    """
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(tempfile.NamedTemporaryFile(dir=_existing(results)))

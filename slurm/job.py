@@ -275,7 +275,7 @@ def requeue() -> None:
 
 
 def _undisturbed(*command: str) -> str:
-    """The output of a command that ignores the signals to this job; "" if it fails."""
+    """The output of a command that ignores the signals sent to this job; "" if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=30, preexec_fn=_ignore_signals

@@ -5,7 +5,7 @@
 
 Compares the runs that the suite expects with the files on disk, and with MongoDB if there is one.
 Each finding names the run, the attempt and what to do. An audit writes nothing; `--push` runs
-`suites.push` before it. Exit code 0: no finding; 1: some; 2: bad input.
+`suites.push` before it. Exit code 0: no finding; 1: some; 2: bad input. Notes are no findings.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from suites.record.mongo import connect_all
 
 RERUN = "run the suite again"
 UNKNOWN_COMMIT = "commit unknown"
+NO_REPOSITORY = "no repository"
 OWN = {"task": "environment"}  # what a setting's own code is called
 MANY = 100  # runs, from which on several processes are quicker
 
@@ -92,7 +93,7 @@ def audit(options: argparse.Namespace) -> int:
         print(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         print(text(findings, len(runs)))
-    return 1 if findings else 0
+    return 0 if all(finding.note for finding in findings) else 1
 
 
 def check_runs(
@@ -272,6 +273,10 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for number, provenance in r.provenances.items():
             for name, version in _versions(provenance):
                 versions.setdefault(name, {}).setdefault(version, []).append((r.run.run_id, number))
+    for problem, attempts in versions.pop(NO_REPOSITORY, {}).items():
+        text = f"{counted(len(attempts), 'attempt')} of code without a commit ({problem})"
+        todo = "nothing: a hash of its sources is its version"
+        yield Finding(UNKNOWN_COMMIT, *attempts[0], text, todo, note=True)
     for problem, attempts in versions.pop(UNKNOWN_COMMIT, {}).items():
         text = f"{len(attempts)} attempts: the commit of their code is not known ({problem})"
         yield Finding(UNKNOWN_COMMIT, *attempts[0], text, "keep a copy of the code that made them")
@@ -305,7 +310,8 @@ def _versions(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"{OWN.get(setting, setting)} {named}", own["version"]
     git = provenance.get("git")
     if git is not None and git.get("commit") is None:
-        yield UNKNOWN_COMMIT, git.get("problem") or "git did not say why"
+        kind = UNKNOWN_COMMIT if git.get("repository", True) else NO_REPOSITORY
+        yield kind, git.get("problem") or "git did not say why"
 
 
 def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:
@@ -347,8 +353,10 @@ def text(findings: Sequence[Finding], runs: int) -> str:
     lines = []
     for f in findings:
         attempt = f" attempt {f.attempt}" if f.attempt else ""
-        lines.append(f"{f.kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
-    found = counted(len(findings), "finding") if findings else "all well"
+        kind = f"note: {f.kind}" if f.note else f.kind
+        lines.append(f"{kind}: {f.run_id}{attempt}: {f.text} -> {f.todo}")
+    count = sum(not f.note for f in findings)
+    found = counted(count, "finding") if count else "all well"
     lines.append(f"{counted(runs, 'run')}, {found}")
     return "\n".join(map(printable, lines))
 

@@ -205,8 +205,9 @@ def _server(folder: Path, kind: str) -> Iterator[str]:
 
 
 def measure_attempt(folder: Path, env_steps: int) -> None:
-    """One attempt in this process, and where its CPU time went: all, by the thread that tells the
-    observers (Sacred's heartbeat), and by those that deliver to MongoDB."""
+    """One attempt in this process, and its CPU time: of all threads, of the one that calls the
+    observers (Sacred's heartbeat), and of those that send to MongoDB.
+    """
     from sacred.run import Run as SacredRun
 
     from suites.execution.attempt import execute

@@ -38,7 +38,7 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
-    """The whole suites, and those of their runs that the options choose."""
+    """The expanded suites, and those of their runs that the options choose."""
     settings = parse_settings(options.settings)
     suites = [expand(find_suite(path), settings) for path in options.suites]
     suites = [s._replace(runs=as_recorded(options.results, s.runs)) for s in suites]

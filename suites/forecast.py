@@ -64,7 +64,7 @@ def make_forecast(
     device: str,
     workers: int,
 ) -> Forecast:
-    """What the unfinished of these runs will take on `workers` workers.
+    """What the unfinished runs will take with this many `workers`.
 
     `statuses`: {run_id: (state, status.json)}; `device`: gpu or cpu.
     """

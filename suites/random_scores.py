@@ -83,7 +83,7 @@ def random_returns(
     from dreamer.seeding import numpy_generator, stream_seed
 
     class Unseen:
-        """A simulator whose picture is black and costs nothing."""
+        """A simulator that draws nothing: all its pictures are black."""
 
         def __init__(self) -> None:
             self._simulator = make_simulator(task)

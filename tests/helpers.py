@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -116,6 +116,20 @@ def worker(spec: Spec) -> subprocess.Popen[bytes]:
     process.stdin.write(spec.to_json().encode() + b"\n")
     process.stdin.flush()
     return process
+
+
+def python(
+    program: str, *words: object, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    """A program in a process of its own, which may import what tests may."""
+    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "dreamer", ROOT / "tests" / "stand_ins"]
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, words)],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True,
+        text=True,
+    )
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120.0) -> None:

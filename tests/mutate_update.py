@@ -59,7 +59,7 @@ def noticed_by(name: str, old: str, new: str) -> list[str]:
         path.write_text(text.replace(old, new.replace("{}", old)), encoding="utf-8")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "float64"]
         done = subprocess.run(
-            [*command, "tests/test_released_update.py"],
+            [*command, "tests/dreamer/test_released_update.py"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": folder},
             capture_output=True,

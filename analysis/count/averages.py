@@ -111,7 +111,9 @@ def _aggregate_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any
 
 
 def interval_warning(aggregates: pd.DataFrame) -> str:
-    """A sentence on intervals that simulations show to be too narrow; "" if all are honest."""
+    """A warning that names the intervals that simulations show to be too narrow; "" if there are
+    none.
+    """
     drawn = aggregates[aggregates["low"].notna() & (aggregates["coverage"] < HONEST)]
     worst = drawn.groupby("statistic", sort=False)["coverage"].min()
     if worst.empty:

@@ -143,7 +143,9 @@ def _compare_task(task: str, sides: Sequence[tuple[Side, pd.DataFrame]]) -> Task
 
 
 def _unit(summary: Summary, tasks: Sequence[str]) -> tuple[str, list[float]]:
-    """The unit of a mean over tasks, and each task's factor to it; none without a common scale."""
+    """The unit of a mean over tasks and the factor that takes each task's scores to it; none where
+    the tasks share no scale.
+    """
     if len(tasks) == 1 or (tasks and common_range(summary.scale, tasks)):
         return "points", [1.0] * len(tasks)
     ranges = [summary.scale.range_of(task) for task in tasks]

@@ -172,8 +172,9 @@ def seeds_needed(
 
 
 def seeds_needed_over_tasks(pairs: Sequence[tuple[Sample, Sample]]) -> int | None:
-    """Seeds on either side of each task, with which the mean difference would be told from 0 with
-    80 % power, if the samples show the truth; None where it takes more than 100."""
+    """How many seeds on each side of each task tell the mean difference from 0 with 80 % power, if
+    the samples show the truth; None where it takes more than 100.
+    """
     if any(one.n < 2 for pair in pairs for one in pair):
         return None
     for n in range(2, MAX_SEEDS + 1):

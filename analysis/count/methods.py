@@ -147,8 +147,9 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
 
 
 def _two_respects(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """Method -> what its colour stands for, and its dashes; empty unless methods differ in exactly
-    two respects, one of them with few values."""
+    """What the colour of each method stands for, and its dashes. Empty unless methods differ in
+    exactly two respects, one of them with few values.
+    """
     table = pd.DataFrame(
         [{"": pair_of(method), **settings_of(method)} for method in methods]
     ).fillna("")
@@ -170,8 +171,9 @@ def _two_respects(methods: Sequence[str]) -> tuple[dict[str, str], dict[str, Any
 
 
 def default_method(methods: Sequence[str]) -> str:
-    """The method that others are compared with: of the paper's agent, if it is there, the one whose
-    settings are nearest to the defaults."""
+    """The method that others are compared with: the paper's agent if it is there, with the settings
+    nearest to the defaults.
+    """
     ordered = sorted(methods, key=method_order)
 
     def distance(method: str) -> tuple[bool, int]:

@@ -56,7 +56,7 @@ def draw_heatmap(
 
 
 def _values(column: pd.Series) -> list[str]:
-    """Different values: numbers in their order, others as they come."""
+    """The distinct values: numbers sorted, others in the order in which they appear."""
     values = pd.Series(column.unique())
     numbers = pd.to_numeric(values, errors="coerce")
     return list(values if numbers.isna().any() else values.iloc[np.argsort(numbers)])

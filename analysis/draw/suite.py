@@ -294,8 +294,9 @@ def single_runs(summary: Summary, *, final: bool = False) -> pd.DataFrame:
 
 
 def levels(summary: Summary) -> pd.DataFrame:
-    """`method, task, score_mean` of what is drawn as horizontals: random actions, and the published
-    scores that the suite names, otherwise the best published score of each task."""
+    """The horizontal lines of a figure, `method, task, score_mean`: random actions, and the
+    published scores that the suite names, otherwise the best published score of each task.
+    """
     if summary.metric not in METRIC_WORDS:
         return summary.published
     chance = {task: score for task, score in random_scores().items() if task in summary.tasks}
@@ -362,7 +363,7 @@ def _in_percent(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
 
 
 def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
-    """Mean squared error (of pixels in [0, 1]) per frame, with the run."""
+    """Mean squared error of each frame of one prediction, of pixels in [0, 1]."""
     error = (one.truth.astype(float) - one.model.astype(float)) / 255
     data = pd.DataFrame(
         {

@@ -1,6 +1,7 @@
 """What comes from other people's environments, checked: actions, pictures, rewards, calls, seeds.
 
-Each mistake is a UserError of one line. What was taken where there was a choice is said once.
+Each mistake is a UserError of one line. Where the environment leaves a choice, what was chosen is
+printed once.
 """
 
 from __future__ import annotations

@@ -64,8 +64,9 @@ def choose_renderer() -> str:
 
 
 def _first_frame_of(name: str) -> tuple[str, str]:
-    """`_first_frame`, on any EGL device if the one does not draw that a worker was given with its
-    GPU (suites/execution/environment.py): EGL and CUDA may number the GPUs differently."""
+    """`_first_frame` on the EGL device of this worker's GPU; if that draws nothing, on any device:
+    EGL and CUDA may number the GPUs differently (suites/execution/environment.py).
+    """
     draws, problem = _first_frame(name)
     number = os.environ.get(_EGL_DEVICE)
     given = number is not None and os.environ.get(_GIVEN_EGL_DEVICE) == number
@@ -87,8 +88,9 @@ class _RendererFirst:
 
 
 def choose_renderer_at_import() -> None:
-    """Calls `choose_renderer` before MuJoCo is imported, by whoever: others' environments may do so
-    at any time, or never, and then need none."""
+    """Calls `choose_renderer` just before MuJoCo is imported, whoever imports it: other people's
+    environments may do so at any time, or never, and then need no renderer.
+    """
     if not any(isinstance(finder, _RendererFirst) for finder in sys.meta_path):
         sys.meta_path.insert(0, _RendererFirst())
 

@@ -26,8 +26,9 @@ TASKS = (*CONTROL_TASKS, *TOYS)
 
 
 def is_task(task: str) -> bool:
-    """Whether `task` is in the table or reads `prefix:name`. Imports nothing: whether there is such
-    a name behind the prefix is seen when its simulator is made."""
+    """Whether `task` is in the table or has a known prefix (`prefix:name`). Imports nothing, so a
+    wrong name behind a prefix is only noticed when its simulator is made.
+    """
     prefix, _, name = task.partition(":")
     return task in TASKS or bool(prefix and name)
 
@@ -47,9 +48,12 @@ def make_simulator(
     arguments: Mapping[str, Any] = MappingProxyType({}),
     observation: str = AUTO,
 ) -> Simulator:
-    """A task's simulator. In the control suite it is seen by its own camera or another one, and
-    `shadow_size` is that of its shadow map; elsewhere there are no shadows. The last two are of
-    environments that others made (adapters.py)."""
+    """A task's simulator.
+
+    `camera` and `shadow_size` concern the control suite: the task's own camera unless another is
+    named, and the size of the shadow map. `evaluation` is for Atari (full games), `arguments` and
+    `observation` for environments that others made (adapters.py).
+    """
     check_task(task)
     if task in CONTROL_TASKS:
         domain, name, own_camera = CONTROL_TASKS[task]

@@ -73,10 +73,10 @@ class ToyDot:
 
 
 class ToyHome(ToyDot):
-    """`ToyDot` whose target is always the middle: pictures differ by the dot alone.
+    """`ToyDot` with its target always in the middle: pictures differ by the dot alone.
 
-    Contrastive states keep what tells the pictures of a batch apart. Of two glows one is enough for
-    that, so in `ToyDot` they neglect the target; here there is nothing to neglect.
+    Contrastive states keep only what distinguishes the pictures of a batch. In `ToyDot` one of the
+    two glows is enough for that, so the target is neglected. Here there is only the dot.
     """
 
     def reset(self, seed: int) -> None:

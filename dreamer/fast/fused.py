@@ -31,7 +31,9 @@ def available(device: torch.device) -> bool:
 
 
 def fused(model: WorldModel, half: bool) -> WorldModel:
-    """The model with fused layers, in half precision if `half`: for weights as they are now."""
+    """A copy of the model with fused layers, in half precision if `half`. Its weights stay as they
+    are now.
+    """
     kernels = Kernels(half)
 
     def change(clone: nn.Module) -> None:

@@ -12,7 +12,7 @@ from dreamer.views import Module, view
 
 
 def one_gradient(module: Module) -> Module:
-    """The module for the steps of one scan, where gradients are computed; else the module itself.
+    """The module for the steps of one scan if gradients are computed, else the module itself.
 
     Its layers' products are those of an `OneGradient`. The scan must be differentiated as a whole.
     """

@@ -9,7 +9,6 @@ Sacred's files and to MongoDB, which can neither stop nor slow down training.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
@@ -60,8 +59,6 @@ def execute(
     UserError if the run cannot start.
     """
     config = config_from_dict(spec.config)
-    if spec.executor == "debug":  # so that a debugger can step through an update
-        config = dataclasses.replace(config, cuda_graph="off")
     results = Path(spec.results)
     make_folder(spec.folder)
     with _locked(spec.folder):
@@ -168,8 +165,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
-    """Sets earlier attempts that were killed to INTERRUPTED in Sacred's records, which still have
-    them as RUNNING. They cannot run: this process holds the lock."""
+    """Marks earlier attempts that were killed, and are still RUNNING in Sacred's records, as
+    INTERRUPTED. They cannot be running: this process holds the lock.
+    """
     for number in run_folder.attempts(run_folder.run_path(results, run_id)):
         if number == attempt:
             continue

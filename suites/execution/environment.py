@@ -41,10 +41,9 @@ def worker_environment(
 ) -> dict[str, str]:
     """The environment of worker `slot` of `workers`, which runs the packages in the folder `code`.
 
-    Cores are divided among the workers, unless OMP_NUM_THREADS is set; GPUs are assigned in turn,
-    to CUDA and to EGL (MuJoCo's renderer), which number them alike on most machines; the doctor
-    says where not.
-    On a CPU a run repeats bit for bit only with the same number of threads.
+    Cores are divided among the workers, unless OMP_NUM_THREADS is set: on a CPU a run repeats bit
+    for bit only with the same number of threads. GPUs are assigned in turn, to CUDA and to EGL
+    (MuJoCo's renderer). Both number them alike on most machines; the doctor says where they do not.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, core_count // workers)))

@@ -95,7 +95,8 @@ class StatusFile:
 
     def _estimate(self, env_steps: int) -> None:
         """Rate and time left, from the later half of the attempt: collecting and updating take
-        turns, for minutes each in a slow run, and the seed episodes come without updates."""
+        turns, for minutes each in a slow run, and during the seed episodes there are no updates.
+        """
         self._seen.append((self._awake_s, env_steps))
         long_s = max(RATE_OVER_S, self._awake_s / 2)
         while len(self._seen) > 2 and self._awake_s - self._seen[1][0] >= long_s:

@@ -38,7 +38,7 @@ class Spec:
     config: dict[str, Any]
     suites: list[str]
     results: str  # the results folder
-    executor: str = "debug"  # which one executes it: "local", "slurm 123_4", ...
+    executor: str = "none"  # "local", "slurm 123_4", ...; none: `execute` is called directly
     observers: list[str] = dataclasses.field(default_factory=list)  # MongoDB URLs
     command: list[str] = dataclasses.field(default_factory=list)  # that the user typed
 

@@ -19,8 +19,8 @@ def run_id(config: Mapping[str, Any]) -> str:
     """A readable prefix and a hash of the settings that change the outcome.
 
     A setting with its `before` value (that of runs made before the setting existed) is left out, so
-    that older runs keep their ids. Once the budget was part of an id: the preset's stands in its
-    place, so that runs with that budget keep theirs.
+    older runs keep their ids. Ids used to contain the budget: the preset's budget still stands in
+    its place, so runs with that budget keep their ids, too.
     """
     budget = preset_settings(config["preset"])["env_steps"]
     return _id(config, outcome_values(config) | {"env_steps": budget})
@@ -36,11 +36,11 @@ def recorded_ids(
     present: Iterable[str],
     config_of: Callable[[str], Mapping[str, Any] | None],
 ) -> dict[str, str]:
-    """{run id: the id under which its records are}, where they have an earlier id.
+    """{run id: the id that its records have}, for runs that earlier code recorded under another id.
 
-    `configs`: the settings of runs by id. `present`: the ids of the runs that are recorded, whose
-    settings `config_of` gives, or None if it cannot. Of several earlier runs the one with the same
-    budget counts, else the one with the largest.
+    `configs`: the settings of runs by id. `present`: the ids that have records; `config_of` gives
+    their settings, or None if they cannot be read. Of several such records the one with the same
+    budget is taken, else the one with the largest.
     """
     there = set(present)
     earlier = {run_id: earlier_run_id(config) for run_id, config in configs.items()}

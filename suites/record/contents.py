@@ -18,13 +18,14 @@ from suites.record.metrics import read_metrics
 
 
 class Finding(NamedTuple):
-    """A problem that an audit found."""
+    """What an audit found: a problem, or a note."""
 
     kind: str
     run_id: str  # "" for findings about the suite
     attempt: int | None
     text: str
     todo: str
+    note: bool = False  # worth knowing, and nothing is wrong
 
 
 class RunContents(NamedTuple):
@@ -43,7 +44,7 @@ class RunContents(NamedTuple):
 
 
 def as_recorded(results: Path, runs: Sequence[Run]) -> list[Run]:
-    """The runs, with the ids of earlier code where `results` has them under these."""
+    """The runs. Those that `results` holds under the ids of earlier code keep these ids."""
     folder = run_folder.runs_path(results)
     try:
         present = os.listdir(folder)

@@ -75,8 +75,9 @@ def values_of(metrics: Iterable[dict[str, Any]]) -> Values:
 def values_by_attempt(
     values: Values, attempts: Sequence[int], provenances: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, Values]:
-    """The values that each attempt made. `provenances`: provenance.json by attempt, as far as there
-    is one."""
+    """The values that each attempt made. `provenances`: the provenance.json of each attempt that
+    has one.
+    """
     from_values = {n: provenances.get(n, {}).get("from_values") for n in attempts}
     made: dict[int, Values] = {number: {} for number in attempts}
     for name, points in values.items():

@@ -221,8 +221,9 @@ def _truth(r: RunContents) -> dict[int, Values]:
 
 
 def _lacks(points: list[tuple[int, float]], known: Mapping[str, Any] | None) -> int:
-    """How many of an attempt's values the database lacks. It may have more after them, which the
-    next attempt computed again."""
+    """How many of an attempt's values are missing in the database. It may hold more after them:
+    values that the next attempt computed again.
+    """
     there = list(zip(known["steps"], known["values"], strict=False)) if known else []
     if there[: len(points)] == points:
         return 0

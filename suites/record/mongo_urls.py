@@ -71,8 +71,9 @@ def connect(url: str) -> tuple[Any, str]:
 
 
 def check(named: Sequence[str]) -> None:
-    """Raises UserError if a URL, of those that get records, is malformed, or if one in a suite has
-    a secret option: suites are shared."""
+    """Raises UserError if the URL of a server that gets records is malformed, or if one in a suite
+    has a secret option, since suites are shared.
+    """
     for url in named:
         if has_secret_option(url):
             raise UserError(

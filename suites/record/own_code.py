@@ -22,9 +22,10 @@ OURS = {"dreamer", "suites", "slurm", "analysis"}
 
 
 def own_code(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{setting: {version, package, files}} of the settings that name code of others; `version` is a
-    hash of the rest. Code that cannot be found has a `problem` instead of files; the run itself
-    says so as well."""
+    """{setting: {version, package, files}} of each setting that names a user's own code; `version`
+    is a hash of the rest. Code that cannot be found has a `problem` instead of files; the run
+    itself then fails with the same error.
+    """
     found = {}
     for setting in SETTINGS:
         prefix, colon, name = str(config[setting]).partition(":")

@@ -34,6 +34,7 @@ class Code(NamedTuple):
     untracked: dict[str, str]  # Python and YAML files that git does not know, with their SHA-256
     sources: str = ""  # where the commit is not known: a hash of the packages' files
     problem: str = ""  # why the commit is not known
+    repository: bool = True  # False: it is no checkout, as when installed
 
     @property
     def dirty(self) -> bool:
@@ -67,13 +68,24 @@ def code(root: Path = ROOT) -> Code:
         diff = _git(root, "diff", "HEAD", "--", "*.py", "*.yaml", "*.toml", "*.txt")
         listed = _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml")
     except (_NoCommitError, OSError) as error:
-        return Code(None, "", {}, _sources(root), str(error))
+        return Code(None, "", {}, _sources(root), str(error), _may_be_there(root / ".git"))
     untracked = {name: _sha256(root / name) for name in sorted(listed.splitlines())}
     return Code(commit, hide(diff[:MAX_DIFF_BYTES]), untracked)
 
 
 class _NoCommitError(Exception):
-    """Why the commit of the code is not known."""
+    """The commit of the code cannot be known; the message says why."""
+
+
+def _may_be_there(path: Path) -> bool:
+    """False only if there is certainly no such path."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _sources(root: Path) -> str:

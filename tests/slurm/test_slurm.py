@@ -458,11 +458,50 @@ def test_the_cluster_listens_on_loopback_alone(slurm):
     if socket.gethostbyname(socket.gethostname()) != "127.0.0.1":
         pytest.skip("SLURM listens where this machine's name is")
     conf = Path(os.environ["SLURM_CONF"]).read_text()
+    assert listening(conf, Path("/proc/net/tcp").read_text()) == ["127.0.0.1", "127.0.0.1"]
+
+
+def listening(conf: str, sockets: str) -> list[str]:
+    """The addresses on which something listens at the ports of slurmctld and slurmd."""
     ports = [int(port) for port in re.findall(r"^Slurm(?:ctld|d)Port=(\d+)$", conf, re.MULTILINE)]
-    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    local = [words[1].split(":") for words in lines if words[3] == "0A"]  # LISTEN
-    assert {host for host, port in local if int(port, 16) in ports} == {"0100007F"}
-    assert len(ports) == 2
+    lines = [line.split() for line in sockets.splitlines()]
+    local = [words[1].split(":") for words in lines if words[3:4] == ["0A"]]  # LISTEN
+    found = [host for host, port in local if int(port, 16) in ports]
+    return [socket.inet_ntoa(bytes.fromhex(host)[::-1]) for host in found]
+
+
+@needs_slurm
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives this machine's name another address")
+def test_where_the_name_is_127_0_1_1_the_daemons_listen_on_loopback_too(tmp_path):
+    """As Debian's installer has it; srun works there as well, in a job and beside."""
+    host = socket.gethostname().partition(".")[0]
+    (tmp_path / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {host}\n")
+    with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
+        program = f"""
+            mount --bind {tmp_path}/hosts /etc/hosts
+            trap '{SCRIPT} stop >&2' EXIT
+            {SCRIPT} start
+            {SCRIPT} stop-node
+            {SCRIPT} start-node
+            cat /proc/net/tcp $SLURM_CONF
+            srun echo by itself
+            sbatch --wait --output={tmp_path}/job.out --wrap="srun echo in a job"
+        """
+        done = subprocess.run(
+            ["unshare", "--mount", "bash", "-ec", program],
+            env={
+                **os.environ,
+                "DEV_CLUSTER": f"{folder}/cluster",
+                "SLURM_CONF": f"{folder}/cluster/slurm.conf",
+            },
+            capture_output=True,
+            text=True,
+            timeout=LONG_S,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert listening(done.stdout, done.stdout) == ["127.0.1.1", "127.0.1.1"]
+    assert "by itself" in done.stdout
+    assert (tmp_path / "job.out").read_text() == "in a job\n"
 
 
 @needs_slurm

@@ -98,11 +98,6 @@ def test_log_status_and_tables_show_one_final_score(done, tmp_path, capsys):
     (done.folder / run_folder.STATUS).write_bytes(kept)
 
 
-def test_debug_launches_updates_one_by_one(done):
-    assert done.executor == "debug"
-    assert json.loads((done.folder / "config.json").read_text())["cuda_graph"] == "off"
-
-
 def test_sacred_s_record_says_the_same(done):
     folder = Path(done.results) / "sacred" / f"{done.run_id}-1"
     run = json.loads((folder / "run.json").read_text())

@@ -49,7 +49,8 @@ def first(folder: Path) -> tuple[Run, Path]:
 def audit(folder: Path, capsys, *options: str) -> list[dict]:
     words = [str(folder / "suite.yaml"), "--results", str(folder / "results"), "--format", "json"]
     code = main([*words, *options])
-    findings = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)
+    findings = [f for f in found if not f["note"]]
     assert code == (1 if findings else 0)
     return findings
 
@@ -158,6 +159,21 @@ def test_a_planted_defect_is_found(copy, capsys, kind):
     assert kind in {f["kind"] for f in found}
     assert not what or {f["kind"] for f in found} == {kind}
     assert all(f["run_id"] and f["text"] and f["todo"] for f in found)
+
+
+def test_code_without_a_repository_is_a_note_and_no_finding(copy, capsys):
+    _, folder = first(copy)
+    git = {"commit": None, "problem": "git: not a git repository", "repository": False}
+    edit_json(folder / "attempts/1/provenance.json", git=git)
+    words = [str(copy / "suite.yaml"), "--results", str(copy / "results")]
+    assert main(words) == 0
+    [line, count] = capsys.readouterr().out.splitlines()
+    assert line.startswith("note: commit unknown: ") and count == "2 runs, all well"
+    assert "not a git repository" in line and "hash of its sources" in line
+    edit_json(folder / "attempts/1/provenance.json", code="sources-0123")  # that does differ
+    assert {f["kind"] for f in audit(copy, capsys)} == {"code differs"}
+    edit_json(folder / "attempts/1/provenance.json", git={**git, "repository": True})
+    assert "commit unknown" in {f["kind"] for f in audit(copy, capsys)}
 
 
 def test_renderers_that_differ_are_found(copy, capsys):

@@ -5,20 +5,23 @@ SLURM keeps the same contract in tests/slurm/test_slurm.py.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SUITE, check_executor, wait_until
+from helpers import ROOT, SUITE, check_executor, spec_in, wait_until
 
+from dreamer import run_folder
 from dreamer.run_folder import State
 from suites import cancel, run
 from suites.execution.environment import worker_environment
 from suites.execution.executor import Capacity, Executor, Found, Request, Withdrawn
 from suites.execution.executors import EXECUTORS, states
 from suites.execution.spec import WORKER, Spec
+from suites.language import identity
 from suites.language.suite import expand
 
 
@@ -99,6 +102,14 @@ def test_the_contract(name, folders, tmp_path):
 def test_every_committed_executor_is_tested():
     assert set(EXECUTORS) == {"local", "debug", "slurm"}
     assert all(executor.name == name for name, executor in EXECUTORS.items())
+
+
+def test_debug_launches_updates_one_by_one_in_the_same_run(tmp_path):
+    spec = spec_in(tmp_path, env_steps=120)
+    assert EXECUTORS["debug"].execute([spec], Request(tmp_path)) is None
+    config = json.loads((spec.folder / run_folder.CONFIG).read_text())
+    assert config["cuda_graph"] == "off"
+    assert identity.run_id(config) == spec.run_id
 
 
 def test_an_executor_of_one_s_own_is_cancelled_and_planned_like_others(folders, tmp_path, capsys):

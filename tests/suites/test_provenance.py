@@ -79,6 +79,11 @@ def without_git(checkout: Path) -> None:
     os.environ["PATH"] = str(checkout)
 
 
+def without_repository_and_git(checkout: Path) -> None:
+    without_repository(checkout)
+    without_git(checkout)
+
+
 def refused(checkout: Path) -> None:
     """As for another user's checkout (dubious ownership), which takes a second user to try."""
     (checkout / ".git/config").write_text("[")
@@ -91,23 +96,25 @@ def damaged(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("change", "problem", "repository"),
     [
-        (unpacked, "is another one"),
-        (unpacked_over_another, "did not match"),
-        (without_repository, "not a git repository"),
-        (without_git, "git cannot be asked"),
-        (refused, "bad config"),
-        (damaged, "git: "),
+        (unpacked, "is another one", False),
+        (unpacked_over_another, "did not match", True),
+        (without_repository, "not a git repository", False),
+        (without_repository_and_git, "git cannot be asked", False),
+        (without_git, "git cannot be asked", True),  # nobody has looked
+        (refused, "bad config", True),
+        (damaged, "git: ", True),
     ],
 )
 def test_a_commit_that_is_not_known_is_a_hash_of_the_sources(
-    checkout, monkeypatch, change, problem
+    checkout, monkeypatch, change, problem, repository
 ):
     monkeypatch.setenv("PATH", os.environ["PATH"])  # restored at the end
     change(checkout)
     found = code(checkout)
     assert found.commit is None and problem in found.problem
+    assert found.repository == repository
     assert found.version.startswith("sources-") and code(checkout) == found
     (checkout / "dreamer/__init__.py").write_text("other = 1\n")
     assert code(checkout).version != found.version

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_train import assert_same_run, minute, stopper
+from toy_runs import assert_same_run, minute, stopper
 
 from dreamer import evaluate
 from dreamer.config import make_config

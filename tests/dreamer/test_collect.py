@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_train import CONTEXT, assert_same_run, minute, records
+from toy_runs import CONTEXT, assert_same_run, minute, records
 
 from dreamer.agent import Agent
 from dreamer.collect import InProcess, WorkerProcesses

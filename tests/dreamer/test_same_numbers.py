@@ -4,7 +4,7 @@ On the platform where they were written (same torch, same kind of processor) wei
 equal bit for bit; elsewhere metrics agree to rounding. A change that is meant to change numbers
 writes them anew, and its commit says why:
 
-    python tests/test_same_numbers.py > tests/data/same_numbers.json
+    python tests/dreamer/test_same_numbers.py > tests/data/same_numbers.json
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import last_checkpoint, minute, records
+from toy_runs import last_checkpoint, minute, records
 
 from dreamer.train import train
 
-WRITTEN = Path(__file__).parent / "data" / "same_numbers.json"
+WRITTEN = Path(__file__).parents[1] / "data" / "same_numbers.json"
 PLANNER = {"planner_candidates": 20, "planner_elites": 5, "planner_horizon": 3}
 CASES: dict[str, dict[str, Any]] = {
     "dreamer": {},

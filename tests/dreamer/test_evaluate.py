@@ -10,7 +10,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import minute
+from toy_runs import minute
 
 from dreamer import evaluate
 from dreamer.checkpoint import checkpoint_paths

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT, python
 
 from dreamer.config import make_config
 from dreamer.errors import DamagedError, UserError
 from dreamer.replay import Batch, DeviceReplay, Episode, Replay, forecast, on_device
 from dreamer.replay_files import IMAGE_BYTES, Cursor, check_folder
-
-ROOT = Path(__file__).parents[1]
 
 
 def counting_episode(number: int, steps: int) -> Episode:
@@ -223,7 +222,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from dreamer.replay import Replay
-from tests.test_replay import check_aligned, counting_episode, filled
+from test_replay import check_aligned, counting_episode, filled
 import numpy as np
 
 folder = Path(sys.argv[1])
@@ -251,7 +250,7 @@ check_aligned(Replay(folder, 2, 5, cursor).sample(np.random.default_rng(2), 64),
 
 def test_a_disk_that_fills_in_the_middle_of_a_block_loses_nothing(tmp_path):
     """A limit on a file's size stands for the full disk: the write stops within a block."""
-    done = child(FULL, tmp_path)
+    done = python(FULL, tmp_path)
     assert done.stdout.strip() == "images.zst", done.stderr
 
 
@@ -259,8 +258,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from dreamer.replay import Replay
-from tests.helpers import killed_at
-from tests.test_replay import counting_episode, filled
+from helpers import killed_at
+from test_replay import counting_episode, filled
 
 folder = Path(sys.argv[1])
 replay = filled(folder, [9, 26])
@@ -292,14 +291,8 @@ def test_a_pipe_in_place_of_a_file_is_damage_and_waits_for_nobody(tmp_path, name
 
 @pytest.mark.slow
 def test_a_kill_at_any_line_of_an_append_leaves_what_the_cursor_knows(tmp_path):
-    done = child(KILLED, tmp_path)
+    done = python(KILLED, tmp_path)
     assert int(done.stdout) > 100, done.stderr
-
-
-def child(program: str, *words: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", program, *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
 # Raw pictures of earlier runs.

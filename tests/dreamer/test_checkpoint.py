@@ -1,21 +1,16 @@
 """Checkpoints written while training goes on: what was, when it was, and no failure in silence."""
 
-import os
-import subprocess
-import sys
 import tarfile
 import threading
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT, python
 
 from dreamer import run_folder
 from dreamer.checkpoint import CheckpointWriter, checkpoint_paths, load_checkpoint, save_checkpoint
 from dreamer.errors import DamagedError
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_what_changes_after_save_is_not_in_it(tmp_path):
@@ -89,7 +84,7 @@ from pathlib import Path
 import torch
 from dreamer import run_folder
 from dreamer.checkpoint import checkpoint_paths, load_checkpoint, save_checkpoint
-from tests.helpers import killed_at
+from helpers import killed_at
 
 ours = ("dreamer/checkpoint.py", "dreamer/run_folder.py")
 
@@ -123,7 +118,5 @@ print(number)
 @pytest.mark.parametrize("kind", ["first", "again", "earlier"])
 def test_a_kill_at_any_line_leaves_the_one_that_was_there_or_the_new_one(tmp_path, kind):
     """Also of a checkpoint that is saved again under its own name."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "checkpoints"), kind]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = python(KILLED, tmp_path / "checkpoints", kind)
     assert done.returncode == 0 and int(done.stdout) > 20, done.stderr

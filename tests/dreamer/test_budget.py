@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import assert_same_run, last_checkpoint, minute, records, stopper
+from toy_runs import assert_same_run, last_checkpoint, minute, records, stopper
 
 from dreamer.checkpoint import checkpoint_paths
 from dreamer.config import Config

@@ -7,11 +7,11 @@ and every parameter's change, in double and single precision, on plain and on fa
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from torch import Tensor, nn
 
 from dreamer.agent import Agent, UpdateNoise
@@ -26,7 +26,7 @@ from dreamer.returns import cumulative_weights, lambda_return
 from dreamer.rssm import State
 from dreamer.world_model import WorldModel
 
-DATA = Path(__file__).parent / "data" / "released_update"
+DATA = ROOT / "tests" / "data" / "released_update"
 FILES = ["continuous", "discount_head", "one_hot"]
 # Error relative to an array's largest value; of changes, in learning rates.
 NEAR = {torch.float64: (1e-6, 1e-5), torch.float32: (2e-5, 5e-3)}

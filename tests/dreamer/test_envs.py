@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import python
 
 from dreamer.config import IMAGE_SHAPE, make_config
 from dreamer.envs import rendering
@@ -21,7 +20,6 @@ from dreamer.envs.tasks import TASKS, make_simulator
 from dreamer.envs.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
 from dreamer.errors import ConfigError, UserError
 
-ROOT = Path(__file__).parents[1]
 LIMIT = 7  # env_steps: ends inside a repeat of 2 and of 4
 TOYS = ("toy_dot", "toy_home", "toy_discrete", "toy_far", "toy_end")
 
@@ -162,7 +160,7 @@ def test_a_new_process_plays_the_same_episode() -> None:
         "steps = [environment.step(numpy.full(6, 0.1, numpy.float32)) for _ in range(5)]\n"
         "print(hashlib.sha256(b''.join(step.image.tobytes() for step in steps)).hexdigest())"
     )
-    first, second = (run_python(code, os.environ) for _ in range(2))
+    first, second = (python(code) for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     environment = make_environment(make_config("tiny", {"task": "cheetah_run"}))
@@ -437,13 +435,6 @@ def test_probe_writes_what_happened_into_its_pictures() -> None:
 # --- Renderer, with the real processes ------------------------------------------------------------
 
 
-def run_python(code: str, environment) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(
-        command, cwd=ROOT, env=dict(environment), capture_output=True, text=True, timeout=120
-    )
-
-
 def bare_environment(**extra: str) -> dict[str, str]:
     """Without what this process has found out about renderers."""
     chosen = ("MUJOCO_GL", "DREAMER_RENDERER", "PYOPENGL_PLATFORM", "MUJOCO_EGL_DEVICE_ID")
@@ -469,14 +460,14 @@ def program(folder: Path, code: str) -> Path:
 
 
 def test_mujoco_gl_is_respected() -> None:
-    done = run_python(CHOOSE, bare_environment(MUJOCO_GL="osmesa"))
+    done = python(CHOOSE, environment=bare_environment(MUJOCO_GL="osmesa"))
     chosen, name = done.stdout.splitlines()
     assert chosen == "osmesa" and name.startswith("osmesa ") and len(name) > len("osmesa ")
     assert done.stderr == ""
 
 
 def test_without_egl_osmesa_draws_with_one_line_of_warning() -> None:
-    done = run_python(CHOOSE, bare_environment(MUJOCO_EGL_DEVICE_ID="99"))
+    done = python(CHOOSE, environment=bare_environment(MUJOCO_EGL_DEVICE_ID="99"))
     assert done.stdout.splitlines()[0] == "osmesa"
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("warning: ")
     assert "MUJOCO_EGL_DEVICE_ID" in done.stderr  # says why
@@ -485,7 +476,7 @@ def test_without_egl_osmesa_draws_with_one_line_of_warning() -> None:
 def test_a_gpu_that_egl_numbers_differently_is_drawn_on_any_other() -> None:
     """Workers are given one number for CUDA and EGL."""
     given = dict(MUJOCO_EGL_DEVICE_ID="99", DREAMER_EGL_DEVICE="99")
-    done = run_python(CHOOSE, bare_environment(**given))
+    done = python(CHOOSE, environment=bare_environment(**given))
     if done.stdout.splitlines()[0] == "osmesa":
         pytest.skip("no EGL here")
     assert done.stdout.splitlines()[0] == "egl"
@@ -493,12 +484,12 @@ def test_a_gpu_that_egl_numbers_differently_is_drawn_on_any_other() -> None:
 
 
 def test_a_renderer_that_does_not_exist() -> None:
-    done = run_python(CHOOSE, bare_environment(MUJOCO_GL="osmessa"))
+    done = python(CHOOSE, environment=bare_environment(MUJOCO_GL="osmessa"))
     assert done.stdout.startswith("UserError: MUJOCO_GL=osmessa") and "'osmesa'" in done.stdout
 
 
 def test_a_renderer_that_fails_says_why_and_what_to_do() -> None:
-    done = run_python(CHOOSE, bare_environment(MUJOCO_GL="egl", MUJOCO_EGL_DEVICE_ID="99"))
+    done = python(CHOOSE, environment=bare_environment(MUJOCO_GL="egl", MUJOCO_EGL_DEVICE_ID="99"))
     assert done.stdout.startswith("UserError: MUJOCO_GL=egl")
     assert "MUJOCO_EGL_DEVICE_ID" in done.stdout and "apt-get install" in done.stdout
 
@@ -519,9 +510,7 @@ def test_the_renderer_is_chosen_once_for_a_process_and_its_children(monkeypatch,
     again = program(tmp_path, "raise SystemExit('tried again')")
     monkeypatch.setattr(rendering, "FIRST_FRAME", again)
     assert rendering.choose_renderer() == chosen
-    done = run_python(
-        f"import dreamer.envs.rendering as r; r.FIRST_FRAME = {str(again)!r}{CHOOSE}", os.environ
-    )
+    done = python(f"import dreamer.envs.rendering as r; r.FIRST_FRAME = {str(again)!r}{CHOOSE}")
     assert done.stdout.splitlines() == [chosen, rendering.renderer_name()], done.stderr
 
 
@@ -536,7 +525,7 @@ print("went on")
 
 
 def test_a_process_that_hangs_at_its_own_first_frame_says_so_and_ends(tmp_path) -> None:
-    done = run_python(GUARD.format(seconds=600), bare_environment(TMPDIR=str(tmp_path)))
+    done = python(GUARD.format(seconds=600), environment=bare_environment(TMPDIR=str(tmp_path)))
     assert done.returncode == 1 and done.stdout == "my turn\n"
     assert "Timeout" in done.stderr and 'File "<string>", line 6' in done.stderr
 
@@ -544,7 +533,7 @@ def test_a_process_that_hangs_at_its_own_first_frame_says_so_and_ends(tmp_path) 
 def test_first_frames_take_turns_but_wait_for_nobody_for_ever(tmp_path) -> None:
     with open(tmp_path / f"dreamer-first-frame-{os.getuid()}.lock", "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        done = run_python(GUARD.format(seconds=0), bare_environment(TMPDIR=str(tmp_path)))
+        done = python(GUARD.format(seconds=0), environment=bare_environment(TMPDIR=str(tmp_path)))
     assert done.stdout == "my turn\nwent on\n", done.stderr
     assert done.returncode == 0
 
@@ -553,6 +542,6 @@ def test_the_lock_of_first_frames_is_not_opened_through_a_link(tmp_path) -> None
     precious = tmp_path / "precious"
     precious.write_text("as it was")
     (tmp_path / f"dreamer-first-frame-{os.getuid()}.lock").symlink_to(precious)
-    done = run_python(GUARD.format(seconds=0), bare_environment(TMPDIR=str(tmp_path)))
+    done = python(GUARD.format(seconds=0), environment=bare_environment(TMPDIR=str(tmp_path)))
     assert done.stdout == "my turn\nwent on\n", done.stderr
     assert precious.read_text() == "as it was"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import python
 
 from dreamer import run_folder
 from dreamer.run_folder import State, Status, made_by
@@ -71,6 +69,6 @@ def test_each_value_was_made_by_one_attempt(from_values, expected) -> None:
 
 def test_it_needs_the_standard_library_alone() -> None:
     code = "import sys, dreamer.run_folder; print(*{m.split('.')[0] for m in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = python(code)
     loaded = set(done.stdout.split())
     assert "dreamer" in loaded and not loaded & {"numpy", "torch", "orjson", "yaml", "suites"}

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import python
 
 from dreamer.config import make_config
 from dreamer.envs.checked import as_reward
 from dreamer.envs.environment import RepeatedEnvironment, make_environment
 from dreamer.envs.tasks import make_simulator
 from dreamer.errors import ConfigError, UserError
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -195,18 +191,8 @@ def test_global_generators_are_seeded_with_each_episode() -> None:
         "assert played[0] != played[1]\n"
         "print(hashlib.sha256(b''.join(played)).hexdigest())"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/stand_ins")])
-    done = [
-        subprocess.run(
-            [sys.executable, "-c", code, draws],
-            env={**os.environ, "PYTHONPATH": path},
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
-        for draws in ("1", "7")
-    ]
-    assert done[0] == done[1] != ""
+    first, second = python(code, 1), python(code, 7)
+    assert first.stdout == second.stdout != "", first.stderr
 
 
 def test_the_maker_of_an_environment_draws_by_the_run_s_seed() -> None:
@@ -249,15 +235,8 @@ def test_what_was_taken_is_said_once_for_all_processes(capsys, monkeypatch) -> N
         make("Slide")
     assert capsys.readouterr().err.count("its pictures are") == 1
     code = "import test_checked as t; t.make('Slide')"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/stand_ins")])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert "its pictures are" not in done.stderr
+    done = python(code)
+    assert done.returncode == 0 and "its pictures are" not in done.stderr, done.stderr
 
 
 # --- Arguments ----------------------------------------------------------------------------------
@@ -305,10 +284,8 @@ def test_names_that_an_import_registers_are_found() -> None:
         "from dreamer.envs.tasks import make_simulator\n"
         "print(make_simulator('gymnasium:PongNoFrameskip-v4').action_space.size)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.stdout == "6\n"
+    done = python(code)
+    assert done.stdout == "6\n", done.stderr
 
 
 @pytest.mark.slow
@@ -321,14 +298,7 @@ def test_mujoco_below_gymnasium_has_a_renderer() -> None:
     )
     hidden = ("MUJOCO_GL", "DISPLAY", "DREAMER_RENDERER", "PYOPENGL_PLATFORM")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = python(code, environment=environment)
     assert done.stdout == "True\n", done.stderr
 
 
