@@ -34,13 +34,15 @@ from suites.language.suite import Suite, expand
 def suite_frame(
     suite: str | Path, results: str | Path = RESULTS, *, metrics: Sequence[str] = METRICS
 ) -> pd.DataFrame:
-    """Every logged value of a suite's runs, a row each.
+    """Every logged value of `metrics` of a suite's runs, a row each.
 
     Columns: suite, task, behaviour, representation, seed, run_id, attempt, env_steps, metric and
     value.
     Raises UserError where the suite is wrong or the results folder is missing.
     """
-    return _load(suite, results, metrics)[1].frame
+    frame = _load(suite, results, metrics)[1].frame
+    frame = frame[frame["metric"].isin(list(metrics))].reset_index(drop=True)
+    return frame.assign(metric=frame["metric"].cat.remove_unused_categories())
 
 
 def suite_summary(

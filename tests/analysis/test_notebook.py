@@ -52,7 +52,9 @@ def test_frame_is_tidy_and_has_any_metric(folder):
     frame = analysis.suite_frame(path, results)
     assert tuple(frame.columns) == FRAME_COLUMNS
     assert set(frame["run_id"]) == {run.run_id for run in expand(path).runs}
-    assert "kl" in set(analysis.suite_frame(path, results, metrics=["kl"])["metric"])
+    assert set(frame["metric"]) == {"evaluate_return", "episode_return"}
+    kl = analysis.suite_frame(path, results, metrics=["kl"])["metric"]
+    assert set(kl) == set(kl.cat.categories) == {"kl"}
 
 
 def test_plots_go_on_the_axes_that_one_gives(folder):
