@@ -25,6 +25,7 @@ from analysis.count.published import baselines
 from analysis.count.verdict import MARGIN, Verdict, counts_text, judge_suite
 from analysis.read.frame import Loaded
 from analysis.read.source import UNKNOWN_ATTEMPT
+from dreamer.errors import counted
 from dreamer.run_folder import Status
 from suites.language.figures import Axis, Scale
 from suites.language.suite import Suite
@@ -386,7 +387,9 @@ def commit_problems(runs: pd.DataFrame) -> list[str]:
                 found[commit or "unknown"] = found.get(commit or "unknown", 0) + 1
     if len(found) < 2:
         return []
-    words = ", ".join(f"{commit} ({count} runs)" for commit, count in sorted(found.items()))
+    words = ", ".join(
+        f"{commit} ({counted(count, 'run')})" for commit, count in sorted(found.items())
+    )
     return [f"several versions of the code: {words}"]
 
 
@@ -401,7 +404,9 @@ def environment_problems(runs: pd.DataFrame) -> list[str]:
             versions[version] = versions.get(version, 0) + 1
     return [
         f"{task}: several versions of the environment: "
-        + ", ".join(f"{version} ({count} runs)" for version, count in sorted(versions.items()))
+        + ", ".join(
+            f"{version} ({counted(count, 'run')})" for version, count in sorted(versions.items())
+        )
         for task, versions in found.items()
         if len(versions) > 1
     ]

@@ -33,6 +33,7 @@ from analysis.draw.page import RC, pretty
 from analysis.draw.suite import Drawn, levels, metric_label, prediction_title
 from analysis.read.predictions import Prediction
 from analysis.report.videos import webm
+from dreamer.errors import counted
 from dreamer.run_folder import write_text
 
 HERE = Path(__file__).resolve().parent
@@ -76,6 +77,7 @@ def write(path: Path, sections: Sequence[Section]) -> None:
         sections=[_content(one) for one in sections],
         synthetic=any(one.summary.synthetic for one in sections),
         caveat=verdict.CAVEAT,
+        counted=counted,
         run_head=RUN_HEAD,
         verdict_head=tables.VERDICT_HEAD,
         error_words=ERROR_WORDS,

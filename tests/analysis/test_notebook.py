@@ -183,3 +183,18 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert [len(base64.b64decode(text)) > 5000 for text in pictures] == [True, True]
     tables = [one["data"]["text/html"] for one in found if "text/html" in one.get("data", {})]
     assert len(tables) == 2 and all("toy_dot" in table for table in tables)
+
+
+def test_the_notebook_is_shown_with_its_outputs():
+    """As it was run, from the first cell to the last, small and without a machine's paths."""
+    text = NOTEBOOK.read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert len(text) < 300_000
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert {one.output_type for one in outputs(notebook)} == {
+        "stream", "execute_result", "display_data"
+    }  # fmt: skip
+    shown = [str(one.get("text", "")) + str(one.get("data", "")) for one in outputs(notebook)]
+    assert not [one for one in shown if re.search(r"(?<![\w.=/+])/(home|root|work|tmp|usr)/", one)]

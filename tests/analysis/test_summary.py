@@ -218,7 +218,7 @@ def test_several_versions_of_the_code_are_named(tmp_path):
     write(tmp_path, suite.runs)
     synthetic.write_run(tmp_path, suite.runs[0].run_id, suite.runs[0].config, commit="fedcba987654")
     problems = summary_of(suite, tmp_path).problems
-    line = "several versions of the code: 0123456789ab (11 runs), fedcba987654 (1 runs)"
+    line = "several versions of the code: 0123456789ab (11 runs), fedcba987654 (1 run)"
     assert line in problems
 
 
