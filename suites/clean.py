@@ -112,7 +112,9 @@ def _budgets(results: Path, runs: Sequence[Run]) -> Mapping[str, int]:
     budgets = {run.run_id: run.config["env_steps"] for run in runs}
     for path in sorted(results.glob(run_folder.suite_runs_path(Path(), "*").as_posix())):
         try:
-            wanted = {row["run_id"]: row["env_steps"] for row in json.loads(path.read_bytes())}
+            wanted = {
+                row["run_id"]: row["env_steps"] for row in json.loads(run_folder.read_bytes(path))
+            }
         except (OSError, ValueError, KeyError, TypeError):
             text = f"{path}: cannot be read, so what that suite still needs is not known"
             raise UserError(f"{text}; start it once with suites.run, or remove the file") from None

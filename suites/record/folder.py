@@ -112,7 +112,7 @@ def _judge(folder: Path, status: StatusRecord | None, holding: bool) -> tuple[St
 def _unreadable(path: Path) -> str | None:
     """Why a file cannot be read; None if only its content is damaged."""
     try:
-        path.read_bytes()
+        run_folder.read_bytes(path)
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
     return None
@@ -151,7 +151,7 @@ def is_locked(folder: Path) -> bool | None:
     """Whether a process holds the run's lock; None if that cannot be seen. Needs no permission to
     write."""
     try:
-        with open(folder / run_folder.LOCK, "rb") as file:
+        with run_folder.reading(folder / run_folder.LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
