@@ -101,6 +101,8 @@ def on_host(content: Any) -> Any:
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """A checkpoint's content. Raises DamagedError if it is not what was saved, and
     OSError if it cannot be read."""
+    if path.exists() and not path.is_file():
+        raise DamagedError(f"{path}: damaged (not a regular file)")
     if not run_folder.is_whole(path):
         raise DamagedError(f"{path}: damaged (it is not what its SHA-256 says)")
     return torch.load(path, map_location=map_location, weights_only=True)

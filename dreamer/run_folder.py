@@ -323,7 +323,7 @@ def is_whole(path: Path) -> bool:
     """Whether a checkpoint is what was saved, by its seal, or by the file that earlier code wrote
     beside it. Raises OSError if it cannot be read."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with reading(path) as file:
         left = os.fstat(file.fileno()).st_size - SHA256_DIGITS
         while left > 0 and (part := file.read(min(left, 2**20))):
             digest.update(part)

@@ -281,6 +281,20 @@ def test_damaged_files_hold(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pipe_in_place_of_any_file_holds_up_no_reader(tmp_path):
+    suite = stopped_run(tmp_path)
+    words = [str(suite), "--results", str(tmp_path / "results")]
+    mains = [(main, words) for main in (status.main, audit.main, cancel.main)]
+    mains += [(make_figures.main, ["--suite", *words])]
+    for path in [p for p in (tmp_path / "results").rglob("*") if p.is_file()]:
+        path.rename(tmp_path / "kept")
+        os.mkfifo(path)
+        assert [text for main, w in mains if (text := problem(main, w))] == [], path
+        path.unlink()
+        (tmp_path / "kept").rename(path)
+
+
+@pytest.mark.slow
 def test_kills_hold(tmp_path):
     assert [found for found in try_kills(4, tmp_path, seed=1) if found] == []
 

@@ -110,7 +110,7 @@ def read_submissions(results: Path) -> dict[str, Submission]:
     """The submissions that were handed to sbatch, oldest first, without those that it refused."""
     found: dict[str, Submission] = {}
     try:
-        lines = (home(results) / SUBMISSIONS).read_bytes().splitlines()
+        lines = run_folder.read_bytes(home(results) / SUBMISSIONS).splitlines()
     except FileNotFoundError:
         return found
     except OSError as error:

@@ -160,7 +160,7 @@ def _write_results(folder: Path) -> None:
     prediction = folder / run_folder.PREDICTION
     if prediction.exists():
         try:
-            with np.load(prediction) as file:
+            with run_folder.reading(prediction) as data, np.load(data) as file:
                 frames = prediction_frames(file["truth"], file["model"])
             write_video(folder / run_folder.PREDICTION_VIDEO, frames, PREDICTION_FPS)
         except (OSError, RuntimeError) as error:  # no ffmpeg; the arrays are there all the same

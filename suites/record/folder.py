@@ -66,7 +66,9 @@ def largest_budgets(results: Path, budgets: Mapping[str, int]) -> dict[str, int]
     largest = dict(budgets)
     for path in sorted(results.glob(run_folder.suite_runs_path(Path(), "*").as_posix())):
         try:
-            wanted = {row["run_id"]: row["env_steps"] for row in json.loads(path.read_bytes())}
+            wanted = {
+                row["run_id"]: row["env_steps"] for row in json.loads(run_folder.read_bytes(path))
+            }
             for run_id in largest.keys() & wanted.keys():
                 largest[run_id] = max(largest[run_id], wanted[run_id])
         except (OSError, ValueError, KeyError, TypeError):
@@ -128,7 +130,7 @@ def _judge(folder: Path, status: StatusRecord | None, holding: bool) -> tuple[St
 def _unreadable(path: Path) -> str | None:
     """Why a file cannot be read; None if only its content is damaged."""
     try:
-        path.read_bytes()
+        run_folder.read_bytes(path)
     except OSError as error:
         return f"{path}: cannot be read: {error.strerror}"
     return None
@@ -167,7 +169,7 @@ def is_locked(folder: Path) -> bool | None:
     """Whether a process holds the run's lock; None if that cannot be seen. Needs no permission to
     write."""
     try:
-        with open(folder / run_folder.LOCK, "rb") as file:
+        with run_folder.reading(folder / run_folder.LOCK) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

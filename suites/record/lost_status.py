@@ -41,7 +41,9 @@ def _of_finished(folder: Path, config: Mapping[str, Any]) -> run_folder.StatusRe
         return None
     last = metrics[-1]
     reached = min(last["env_steps"], run_folder.checkpoint_env_steps(checkpoints[-1]))
-    if reached < budget or not run_folder.is_whole(checkpoints[-1]):
+    if reached < budget or not checkpoints[-1].is_file():
+        return None
+    if not run_folder.is_whole(checkpoints[-1]):
         return None
     path = run_folder.attempt_path(folder, attempts[-1]) / run_folder.PROVENANCE
     origin = run_folder.read_json(path) or {}

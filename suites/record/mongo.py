@@ -177,7 +177,7 @@ class Server:
             paths = [p for p in (r.folder / name, copy / f"run_{name}") if p.exists()]
             path = next((p for p in paths if run_folder.sha256(p) == checksum), None)
             if path is not None:
-                data, where = path.read_bytes(), f"artifact://runs/{run_id}/run_{name}"
+                data, where = run_folder.read_bytes(path), f"artifact://runs/{run_id}/run_{name}"
                 delete_files(self.files, where)
                 file_id = self.files.put(data, filename=where)
                 held[f"run_{name}"] = {"name": f"run_{name}", "file_id": file_id}

@@ -1,5 +1,6 @@
 """Checkpoints written while training goes on: each holds one moment, and failures are reported."""
 
+import os
 import tarfile
 import threading
 import zipfile
@@ -72,6 +73,15 @@ def test_every_change_of_a_checkpoint_is_found(tmp_path):
             load_checkpoint(path)
     path.write_bytes(data)
     assert load_checkpoint(path)["weight"].tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_damaged_and_keeps_nobody_waiting(tmp_path, make):
+    make(tmp_path / "checkpoint-1.pt")
+    with pytest.raises(DamagedError, match="not a regular file"):
+        load_checkpoint(tmp_path / "checkpoint-1.pt")
+    with pytest.raises(OSError):
+        run_folder.is_whole(tmp_path / "checkpoint-1.pt")
 
 
 def test_checkpoints_of_earlier_code_are_whole_by_the_file_beside_them(tmp_path):
