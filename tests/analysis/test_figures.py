@@ -22,10 +22,13 @@ from PIL import Image
 from analysis import commands, make_figures, redraw, reproduction, synthetic
 from analysis.count.methods import STYLES, Style, settings_of, styles, with_methods
 from analysis.count.published import CONTROL_TASKS
+from analysis.count.summary import summarise
 from analysis.draw import lines
 from analysis.draw.images import error_image
 from analysis.draw.suite import single_runs
+from analysis.read import predictions
 from analysis.read.files import FileSource
+from analysis.read.frame import load_suite
 from slurm import doctor
 from suites import audit, cancel, clean, run, status
 from suites.language.figures import named_scale
@@ -560,3 +563,17 @@ def test_a_damaged_prediction_is_named(made, tmp_path, capsys):
     (tmp_path / "runs" / run_id / "prediction.npz").write_bytes(b"PK\x03\x04 no")
     assert make_figures.main(["--suite", str(path), "--results", str(tmp_path)]) == 0
     assert f"{run_id}: prediction.npz is damaged" in capsys.readouterr().out
+
+
+def test_of_too_many_predictions_one_per_task_is_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "MOST", 3)
+    grid = "grid: {task: [cup_catch, toy_dot], representation: [reconstruction, contrastive]}\n"
+    suite = expand(suite_file(tmp_path, PRESET + "seeds: 1\n" + grid, "many"))
+    synthetic.write_suites(tmp_path, [suite.path])
+    source = FileSource(tmp_path)
+    summary = summarise(suite, load_suite(source, suite))
+    found, problems = predictions.read_predictions(source, summary.runs)
+    assert [(one.task, one.method) for one in found] == [
+        (task, "dreamer/reconstruction") for task in ("cup_catch", "toy_dot")
+    ]
+    assert problems == ["of the predictions of 4 tasks and methods one per task is shown"]
