@@ -59,12 +59,16 @@ def read_suite(name: str | Path, settings: Mapping[str, Any] | None = None) -> S
     """The suite of a file or a name. From now on Python also finds modules beside the file, in this
     process and in those that it starts."""
     path = find_suite(name)
-    folder = str(path.resolve().parent)
+    if path.is_file():
+        _find_modules_in(str(path.resolve().parent))
+    return expand(path, settings)
+
+
+def _find_modules_in(folder: str) -> None:
     paths = [one for one in os.environ.get("PYTHONPATH", "").split(os.pathsep) if one]
     if folder not in (*paths, os.getcwd(), str(COMMITTED)):
         os.environ["PYTHONPATH"] = os.pathsep.join([*paths, folder])
         sys.path.append(folder)
-    return expand(path, settings)
 
 
 def agreed(question: str) -> bool:

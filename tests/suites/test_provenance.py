@@ -206,7 +206,7 @@ def test_figures_name_environments_that_differ():
         for task, v in versions
     ]
     [problem] = environment_problems(pd.DataFrame(rows))
-    assert problem == "a:Env: several versions of the environment: 1 (1 runs), 2 (1 runs)"
+    assert problem == "a:Env: several versions of the environment: 1 (1 run), 2 (1 run)"
     assert environment_problems(pd.DataFrame(rows[1:])) == []
 
 
