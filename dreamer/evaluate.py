@@ -50,7 +50,7 @@ def load_newest(run_dir: Path) -> Loaded:
     way to the next, and when all did, they are listed again. Raises UserError if there is none.
     """
     if not run_dir.is_dir():
-        raise UserError(f"{run_dir}: no such folder; it should be a run's, with config.json in it")
+        raise UserError(f"{run_dir}: no such folder; it should be a run's")
     folder = run_dir / run_folder.CHECKPOINTS
     problem = "there is none yet"
     for _ in range(3):

@@ -150,7 +150,7 @@ def check_run(results: Path, r: RunContents) -> Iterator[Finding]:
             shown = ", ".join(f"{k}={recorded[k]!r}" for k in differing)
             yield finding("config", f"it differs from the suite's: {shown}", "start it --fresh")
     if not r.provenances:
-        yield finding("provenance", "no attempt has a provenance.json", "start it --fresh")
+        yield finding("provenance", f"no attempt has a {run_folder.PROVENANCE}", "start it --fresh")
     for number in r.damaged:
         text = f"attempt {number}: {run_folder.PROVENANCE} cannot be read"
         yield finding("provenance", text, "restore it, or start it --fresh")
@@ -377,7 +377,7 @@ def describe(results: Path, run_id: str) -> str:
         lines += _describe_attempt(run_folder.attempt_path(folder, number), number)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     count = counted(len(metrics), "record")
-    lines.append(f"  {count} in metrics.jsonl, {counted(len(problems), 'problem')}")
+    lines.append(f"  {count} in {run_folder.METRICS}, {counted(len(problems), 'problem')}")
     for m in metrics:
         if m["kind"] == "evaluate":
             lines.append(f"    {m['env_steps']:>10,} env_steps: return {m['evaluate_return']:.1f}")

@@ -80,7 +80,7 @@ def run_row(
     """
     missing = [key for key in ("task", "seed", "behaviour", "representation") if key not in config]
     if missing:
-        raise UserError(f"{run_id}: config.json lacks {', '.join(missing)}")
+        raise UserError(f"{run_id}: its settings lack {', '.join(missing)}")
     commits = {str(item["attempt"]): _commit(item) for item in attempts}
     backwards = any(
         (np.diff(points.env_steps[points.metric == index]) <= 0).any()

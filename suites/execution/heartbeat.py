@@ -135,7 +135,7 @@ class StatusFile:
             try:
                 run_folder.write_json(self._path, copy)
             except OSError as error:  # training itself stops at a full disk
-                print(f"status.json: {describe(error)}", file=sys.stderr)
+                print(f"{self._path.name}: {describe(error)}", file=sys.stderr)
         self._on_status(copy)
 
     @contextlib.contextmanager

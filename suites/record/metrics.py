@@ -25,7 +25,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     except FileNotFoundError:
         return [], []
     except OSError as error:
-        return [], [f"metrics.jsonl cannot be read: {error.strerror}"]
+        return [], [f"{path.name} cannot be read: {error.strerror}"]
     try:  # all lines at once, which is quick; NaN and Infinity are no JSON and go below
         found = orjson.loads(b"[" + b",".join(lines) + b"]")
         if len(found) == len(lines) and _are_records(found):
@@ -39,7 +39,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         except ValueError:
             record = None
         if not _are_records([record]):
-            problems.append(f"line {number} of metrics.jsonl cannot be read")
+            problems.append(f"line {number} of {path.name} cannot be read")
             continue
         found.append(record)
         problems += [

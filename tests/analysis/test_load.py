@@ -115,7 +115,7 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path):
     text = "\n".join(records.warnings)
     assert "bad/config.json: damaged" in text
     assert "bare: no config.json" in text
-    assert "poor: config.json lacks task, seed" in text
+    assert "poor: its settings lack task, seed" in text
 
 
 def test_attempt_of_each_value(tmp_path):
