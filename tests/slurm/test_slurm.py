@@ -486,8 +486,8 @@ def test_where_the_name_is_127_0_1_1_the_daemons_listen_on_loopback_too(tmp_path
             {SCRIPT} start
             {SCRIPT} stop-node
             {SCRIPT} start-node
-            cat /proc/net/tcp $SLURM_CONF
             srun echo by itself
+            cat /proc/net/tcp $SLURM_CONF
             sbatch --wait --output={tmp_path}/job.out --wrap="srun echo in a job"
         """
         done = subprocess.run(

@@ -346,7 +346,7 @@ def first_of_each_method() -> dict[str, tuple[list[str], dict]]:
     suite's toys; real tasks give way to the toy with such actions."""
     small = {k: v for k, v in QUICK.items() if k not in ("task", "eval_every_env_steps")}
     small |= {"preset": "tiny", "seeds": 1, "env_steps": 180, "first_updates": 2}
-    small |= {"updates_per_1000_env_steps": 20}
+    small |= {"updates_per_1000_env_steps": 20, "length": 5}  # fits at every action repeat
     chosen: dict[str, tuple[list[str], dict]] = {}
     for path in sorted((ROOT / "suites").glob("*.yaml")):
         if path.stem == "paper":  # it is made of the others
