@@ -90,8 +90,8 @@ class Config:
     updates_per_1000_env_steps: int = setting(100, "updates for each 1000 env_steps since", low=0)
     collect: str = setting(
         "interleaved",
-        "interleaved: play and evaluate between updates; parallel: during them, and what is "
-        "trained on is played by older weights",
+        "interleaved: play and evaluate between updates; parallel: during them, where training "
+        "episodes are played by older weights",
         choices=("interleaved", "parallel"),
         before="interleaved",
     )

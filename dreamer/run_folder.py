@@ -174,7 +174,7 @@ def checkpoint_paths(folder: Path) -> list[Path]:
 
 
 def checkpoint_env_steps(path: Path) -> int:
-    """The env_steps that a checkpoint's name tells; 0 if it tells none."""
+    """The env_steps in a checkpoint's name; 0 if there are none."""
     count = path.name.split("-")[1]
     return int(count) if count.isdecimal() else 0
 

@@ -1,9 +1,9 @@
-"""The first picture of each environment of others, before any run starts. So a missing module or a
-wrong argument is one error at once, instead of a failure of every run.
+"""Makes each environment of others once, before any run starts, and takes its first picture. So a
+missing module or a wrong argument is one error at once, instead of a failure of every run.
 
     python -m suites.execution.trial < configs.json
 
-makes the environments in a process of its own, since their code may end it.
+This is a process of its own, since their code may end it.
 """
 
 from __future__ import annotations

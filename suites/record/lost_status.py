@@ -17,8 +17,8 @@ from suites.record.scores import recorded_score
 
 
 def restore(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Writes the status of such a run anew; False if the run is none, or not certainly done.
-    `config`: what a suite asks of it, maybe with another budget."""
+    """Writes the status of such a run anew; False if the run is not of this kind, or not
+    certainly done. `config`: what a suite asks of it, perhaps with another budget."""
     if run_folder.read_status(folder) or run_folder.discarded_replay(folder) is None:
         return False
     try:
