@@ -28,10 +28,9 @@ from torch import Tensor
 from dreamer.config import IMAGE_SHAPE, Config
 from dreamer.errors import UserError
 from dreamer.replay_files import (
-    DICTIONARY_BYTES,
     EMPTY,
     IMAGE_BYTES,
-    KEPT_DICTIONARIES,
+    KEPT_FIRSTS,
     PACKED_IMAGE_BYTES,
     Cursor,
     ReplayFiles,
@@ -101,7 +100,7 @@ class Replay:
             raise ValueError("an episode's image, action, reward and terminal differ in length")
         columns = [episode.action, episode.reward[:, None], episode.terminal[:, None]]
         table = np.concatenate(columns, 1, dtype=np.float32)
-        # A thread has a heap of its own: on the main one zstandard's large buffers, freed between
+        # A thread has a heap of its own: on the main one the packer's large buffers, freed between
         # batches and tables that stay, leave holes of a megabyte per episode.
         self._threads.submit(self._files.append, episode.image, table).result()
         if steps >= self.length:
@@ -231,10 +230,10 @@ def forecast(config: Config, action_size: int) -> Forecast:
     steps = episodes * (-(-limit // config.action_repeat) + 1)
     batch = config.batch_size * config.length * IMAGE_BYTES
     table = steps * 4 * (action_size + 2)
-    dictionaries = min(episodes, KEPT_DICTIONARIES) * DICTIONARY_BYTES
+    firsts = min(episodes, KEPT_FIRSTS) * IMAGE_BYTES
     return Forecast(
         steps=steps,
         disk_bytes=steps * PACKED_IMAGE_BYTES + table,
         raw_bytes=steps * IMAGE_BYTES + table,
-        memory_bytes=table + dictionaries + 2 * batch,
+        memory_bytes=table + firsts + 2 * batch,
     )

@@ -1,16 +1,13 @@
 """Episodes on disk: append-only files, packed without loss, each part with a checksum.
 
-    images.zst        the pictures of each episode in blocks, packed with zstandard
+    images.lz4        the pictures of each episode in blocks (packing.py)
     steps.f32         action, reward and terminal of each step: float32 [T, A + 2] per episode
     episodes.jsonl    one line per episode: its first step, its length, the sizes of its blocks
-    images.u8         raw pictures of earlier runs: still read, never appended to
+    images.zst        blocks of earlier runs, packed by zstandard: still read, never appended to
+    images.u8         raw pictures of runs before them: the same
 
-An episode's first picture is a block by itself and the dictionary of the others, which hold
-BLOCK_STEPS pictures each. So a still background costs almost nothing even in short blocks, and a
-window touches few pictures that it does not need (measured in results/performance.md).
-
-zstandard's own checksum in each block covers the pictures, `table_crc32` in the index the steps.
-Steps are rows of the table in replay.py.
+Each block holds a checksum; `table_crc32` in the index covers the steps, which are rows of the
+table in replay.py.
 """
 
 from __future__ import annotations
@@ -21,26 +18,31 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import zstandard
 
 from dreamer.config import IMAGE_SHAPE
 from dreamer.errors import DamagedError
+from dreamer.packing import BLOCK_STEPS, Unpack, pack, unpack, unpack_zstandard
 
 IMAGE_BYTES = int(np.prod(IMAGE_SHAPE))
-IMAGES, RAW_IMAGES, STEPS, INDEX = "images.zst", "images.u8", "steps.f32", "episodes.jsonl"
-BLOCK_STEPS = 10
-LEVEL = 6  # of zstandard
-KEPT_DICTIONARIES = 500  # in memory, of the episodes that were read last
-DICTIONARY_BYTES = 42_000  # in memory, with zstandard's tables
-PACKED_IMAGE_BYTES = 4500  # at most, of 21 tasks (results/measured/replay_packing.csv)
+STEPS, INDEX = "steps.f32", "episodes.jsonl"
+IMAGES, ZSTANDARD_IMAGES, RAW_IMAGES = "images.lz4", "images.zst", "images.u8"
+UNPACK: dict[str, Unpack] = {IMAGES: unpack, ZSTANDARD_IMAGES: unpack_zstandard}
+IMAGE_FILES = (RAW_IMAGES, ZSTANDARD_IMAGES, IMAGES)  # in the order in which runs wrote them
+KEPT_FIRSTS = 500  # first pictures in memory, of the episodes that were read last
+PACKED_IMAGE_BYTES = 5500  # at most, of 21 tasks (results/measured/replay_packing.csv)
 CHECK_STEPS = 100  # pictures in memory at once while a replay is checked
 RAW_KEYS = {"episode", "first", "steps"}
-PACKED_KEYS = RAW_KEYS | {"columns", "table_crc32", "block_steps", "block_bytes"}
+ZSTANDARD_KEYS = RAW_KEYS | {"columns", "table_crc32", "block_steps", "block_bytes"}
+KEYS = {
+    RAW_IMAGES: RAW_KEYS,
+    ZSTANDARD_IMAGES: ZSTANDARD_KEYS,
+    IMAGES: ZSTANDARD_KEYS | {"images"},
+}
 
 
 class Cursor(NamedTuple):
@@ -56,16 +58,17 @@ EMPTY = Cursor(0, 0)
 class Entry(NamedTuple):
     """Where an episode is. Raw ones have no blocks and no checksum; their other fields are 0."""
 
+    images: str  # its file
     first: int  # step, among those of all episodes
     steps: int
     columns: int  # A + 2
     table_crc32: int
     block_steps: int
-    bounds: np.ndarray  # int64 [blocks + 1]: where blocks begin and end in images.zst
+    bounds: np.ndarray  # int64 [blocks + 1]: where blocks begin and end in the file
 
     @property
     def packed(self) -> bool:
-        return len(self.bounds) > 1
+        return self.images != RAW_IMAGES
 
     def block_of(self, step: int) -> int:
         return -(-step // self.block_steps)
@@ -90,7 +93,7 @@ class ReplayFiles:
         self.entries: list[Entry] = []
         self._index_bytes = 0
         self._files: dict[str, int] = {}
-        self._dictionary = functools.lru_cache(KEPT_DICTIONARIES)(self._read_dictionary)
+        self._first = functools.lru_cache(KEPT_FIRSTS)(self._read_first)
         try:
             self._open(reading=cursor is None)
             self._restore(cursor)
@@ -106,17 +109,18 @@ class ReplayFiles:
     def step_bytes(self) -> int:
         """Bytes on disk per step that was packed here, or before there are any, of the task whose
         pictures take most."""
-        packed = self.cursor().agent_steps - self._raw_steps()
-        image_bytes = -(-self._image_bytes() // packed) if packed else PACKED_IMAGE_BYTES
+        packed = self._steps_in(IMAGES)
+        image_bytes = -(-self._bytes_of(IMAGES) // packed) if packed else PACKED_IMAGE_BYTES
         return image_bytes + 4 * self.columns
 
     def append(self, image: np.ndarray, table: np.ndarray) -> None:
         """Adds an episode: uint8 [T, 64, 64, 3] and float32 [T, A + 2]. After an error (the disk
         is full) the replay is what it was before."""
-        begin, first = self._image_bytes(), self.cursor().agent_steps
+        begin, first = self._bytes_of(IMAGES), self.cursor().agent_steps
         blocks = list(pack(image))
         line = {
             "episode": len(self.entries),
+            "images": IMAGES,
             "first": first,
             "steps": len(table),
             "columns": self.columns,
@@ -141,33 +145,34 @@ class ReplayFiles:
             return
         blocks = range(entry.block_of(first), entry.block_of(first + len(out) - 1) + 1)
         bounds = entry.bounds[blocks[0] : blocks[-1] + 2].tolist()
-        packed = memoryview(self._read(IMAGES, bounds[-1] - bounds[0], bounds[0]))
+        packed = memoryview(self._read(entry.images, bounds[-1] - bounds[0], bounds[0]))
+        unpack = UNPACK[entry.images]
         try:
-            dictionary = self._dictionary(number)
-            unpacker = zstandard.ZstdDecompressor(dictionary)
+            picture = self._first(number)
             filled = 0
             for block, begin, end in zip(blocks, bounds, bounds[1:], strict=False):
                 at, steps = entry.steps_of(block)
                 skipped, left = max(first - at, 0), len(out) - filled
                 data = packed[begin - bounds[0] : end - bounds[0]]
                 if block == 0:
-                    out[0] = _picture(dictionary)
+                    out[0] = np.frombuffer(picture, np.uint8).reshape(IMAGE_SHAPE)
                 elif skipped or steps > left:
                     images = np.empty((steps, *IMAGE_SHAPE), np.uint8)
-                    unpack_into(images, data, unpacker)
+                    unpack(images, data, picture)
                     out[filled : filled + steps - skipped] = images[skipped : skipped + left]
                 else:
-                    unpack_into(out[filled : filled + steps], data, unpacker)
+                    unpack(out[filled : filled + steps], data, picture)
                 filled += min(steps - skipped, left)
-        except zstandard.ZstdError as error:
-            raise self._damaged(IMAGES, f"episode {number} is damaged ({error})") from None
+        except ValueError as error:
+            raise self._damaged(entry.images, f"episode {number} is damaged ({error})") from None
 
-    def _read_dictionary(self, number: int) -> zstandard.ZstdCompressionDict:
-        """An episode's first picture, as the dictionary of its blocks. Raises ZstdError."""
-        begin, end = self.entries[number].bounds[:2].tolist()
+    def _read_first(self, number: int) -> bytes:
+        """An episode's first picture. Raises ValueError."""
+        entry = self.entries[number]
+        begin, end = entry.bounds[:2].tolist()
         image = np.empty((1, *IMAGE_SHAPE), np.uint8)
-        unpack_into(image, self._read(IMAGES, end - begin, begin), zstandard.ZstdDecompressor())
-        return _dictionary(image)
+        UNPACK[entry.images](image, self._read(entry.images, end - begin, begin), b"")
+        return image.tobytes()
 
     def read_table(self, number: int) -> np.ndarray:
         """An episode's actions, rewards and terminals, float32 [T, A + 2]. Raises DamagedError."""
@@ -198,11 +203,11 @@ class ReplayFiles:
             os.close(descriptor)
 
     def _open(self, reading: bool) -> None:
-        names = [INDEX, STEPS, IMAGES, RAW_IMAGES]
+        names = [INDEX, STEPS, *IMAGE_FILES]
         if not reading:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / RAW_IMAGES).exists():
-                names.remove(RAW_IMAGES)
+            earlier = (RAW_IMAGES, ZSTANDARD_IMAGES)
+            names = [n for n in names if n not in earlier or (self.folder / n).exists()]
         for name in names:
             flags = os.O_RDONLY if reading else os.O_RDWR | os.O_CREAT
             with contextlib.suppress(FileNotFoundError):  # named where it is read
@@ -235,34 +240,39 @@ class ReplayFiles:
     def _entries(self, lines: Iterable[bytes]) -> list[Entry]:
         """The episodes of an index, each as it follows from those before it."""
         entries: list[Entry] = []
-        first = begin = 0
         for number, line in enumerate(lines):
+            before = entries[-1] if entries else None
+            first = before.first + before.steps if before else 0
             try:
-                entry = _entry(_checked(json.loads(line), number, first), begin)
+                entry = _entry(_checked(json.loads(line), number, first))
             except (ValueError, RecursionError):
                 raise self._damaged(INDEX, f"line {number + 1} is damaged") from None
-            if entries and entries[-1].packed and not entry.packed:
+            if before and entry.images == before.images:
+                entry = entry._replace(bounds=entry.bounds + before.bounds[-1])
+            elif before and IMAGE_FILES.index(entry.images) < IMAGE_FILES.index(before.images):
                 raise self._damaged(INDEX, f"line {number + 1} lacks its blocks")
             entries.append(entry)
-            first, begin = first + entry.steps, int(entry.bounds[-1])
         return entries
 
     def _cut(self) -> None:
         sizes = {
             INDEX: self._index_bytes,
             STEPS: self.cursor().agent_steps * 4 * self.columns,
-            IMAGES: self._image_bytes(),
-            RAW_IMAGES: self._raw_steps() * IMAGE_BYTES,
+            IMAGES: self._bytes_of(IMAGES),
+            ZSTANDARD_IMAGES: self._bytes_of(ZSTANDARD_IMAGES),
+            RAW_IMAGES: self._steps_in(RAW_IMAGES) * IMAGE_BYTES,
         }
         for name, descriptor in self._files.items():
             if self._size(name) > sizes[name]:
                 os.truncate(descriptor, sizes[name])
 
-    def _image_bytes(self) -> int:
-        return int(self.entries[-1].bounds[-1]) if self.entries else 0
+    def _bytes_of(self, images: str) -> int:
+        """Where the blocks of the last episode in a file end."""
+        of_file = (entry for entry in reversed(self.entries) if entry.images == images)
+        return int(next((entry.bounds[-1] for entry in of_file), 0))
 
-    def _raw_steps(self) -> int:
-        return sum(entry.steps for entry in self.entries if not entry.packed)
+    def _steps_in(self, images: str) -> int:
+        return sum(entry.steps for entry in self.entries if entry.images == images)
 
     def _size(self, name: str) -> int:
         return os.fstat(self._files[name]).st_size if name in self._files else 0
@@ -302,59 +312,32 @@ def check_folder(folder: Path) -> None:
     ReplayFiles(folder).close()
 
 
-def pack(image: np.ndarray) -> Iterator[bytes]:
-    """The blocks of an episode's pictures, uint8 [T, 64, 64, 3]."""
-    image = np.ascontiguousarray(image, np.uint8)
-    yield zstandard.ZstdCompressor(LEVEL, write_checksum=True).compress(image[:1].data.cast("B"))
-    dictionary = _dictionary(image[0])
-    packer = zstandard.ZstdCompressor(LEVEL, dict_data=dictionary, write_checksum=True)
-    for first in range(1, len(image), BLOCK_STEPS):
-        yield packer.compress(image[first : first + BLOCK_STEPS].data.cast("B"))
-
-
-def unpack_into(
-    out: np.ndarray, block: bytes | memoryview, unpacker: zstandard.ZstdDecompressor
-) -> None:
-    """Fills `out`, uint8 [steps, 64, 64, 3], with the pictures of a block. Raises ZstdError for
-    other bytes than were packed."""
-    if zstandard.frame_content_size(block) != out.nbytes:
-        raise zstandard.ZstdError("another size")
-    with unpacker.stream_reader(block, read_across_frames=True) as reader:
-        if reader.readinto(out) != out.nbytes or reader.read(1):
-            raise zstandard.ZstdError("another size")
-
-
-def _dictionary(image: np.ndarray) -> zstandard.ZstdCompressionDict:
-    return zstandard.ZstdCompressionDict(image.tobytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
-
-
-def _picture(dictionary: zstandard.ZstdCompressionDict) -> np.ndarray:
-    return np.frombuffer(dictionary.as_bytes(), np.uint8).reshape(IMAGE_SHAPE)
-
-
 def _checked(line: Any, number: int, first: int) -> dict[str, Any]:
     """A line of the index; raises ValueError if it is not what line `number` must be."""
     if not isinstance(line, dict):
         raise ValueError("no object")
-    sizes = line.get("block_bytes", [])
-    values = [value for key, value in line.items() if key != "block_bytes"]
-    if not isinstance(sizes, list) or not all(type(n) is int for n in [*values, *sizes]):
-        raise ValueError("no whole numbers")
-    steps = line.get("steps", 0)
-    if (line.get("episode"), line.get("first")) != (number, first) or not 0 < steps < 2**40:
-        raise ValueError("not in order")
-    if line.keys() == RAW_KEYS:
-        return line
-    block_steps = line.get("block_steps", 0)
-    if line.keys() != PACKED_KEYS or min(block_steps, line["columns"] - 1, *sizes) < 1:
+    images = line.get("images", ZSTANDARD_IMAGES if "columns" in line else RAW_IMAGES)
+    if not isinstance(images, str) or line.keys() != KEYS.get(images):
         raise ValueError("other fields")
-    if len(sizes) != 1 + -(-(steps - 1) // block_steps) or max(sizes) >= 2**40:
+    sizes = line.get("block_bytes", [])
+    numbers = [line[key] for key in line.keys() - {"images", "block_bytes"}]
+    if not isinstance(sizes, list) or not all(type(n) is int for n in [*numbers, *sizes]):
+        raise ValueError("no whole numbers")
+    steps = line["steps"]
+    if (line["episode"], line["first"]) != (number, first) or not 0 < steps < 2**40:
+        raise ValueError("not in order")
+    if images == RAW_IMAGES:
+        return line
+    if min(line["block_steps"], line["columns"] - 1, *sizes, 1) < 1:
+        raise ValueError("no block")
+    if len(sizes) != 1 + -(-(steps - 1) // line["block_steps"]) or max(sizes) >= 2**40:
         raise ValueError("other blocks")
-    return line
+    return {**line, "images": images}
 
 
-def _entry(line: dict[str, Any], begin: int) -> Entry:
+def _entry(line: dict[str, Any], begin: int = 0) -> Entry:
     return Entry(
+        images=line.get("images", RAW_IMAGES),
         first=line["first"],
         steps=line["steps"],
         columns=line.get("columns", 0),

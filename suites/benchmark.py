@@ -34,19 +34,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lz4.block
 import numpy as np
 import zstandard
 
 from dreamer import run_folder
 from dreamer.config import IMAGE_SHAPE, make_config
-from dreamer.replay_files import (
-    BLOCK_STEPS,
-    IMAGE_BYTES,
-    IMAGES,
-    LEVEL,
-    ReplayFiles,
-    pack,
-)
+from dreamer.packing import BLOCK_STEPS, LEVEL, pack
+from dreamer.replay_files import IMAGE_BYTES, IMAGES, ReplayFiles
 from suites import audit
 from suites.language.axes import TASK_SETS
 from suites.language.suite import Run, expand
@@ -388,9 +383,9 @@ def _smooth(generator: np.random.Generator, size: int, step: int) -> np.ndarray:
 
 
 ACTIONS = {"random": _random, "smooth": _smooth}
-CHOSEN = (BLOCK_STEPS, LEVEL, "chosen")
+CHOSEN = ("LZ4", LEVEL, BLOCK_STEPS, "chosen")
 COLUMNS = (
-    *("task", "behaviour", "block_steps", "level", "method"),
+    *("task", "behaviour", "packer", "level", "block_steps", "dictionary"),
     *("ratio", "pack_gb_per_s", "unpack_gb_per_s", "batch_ms"),
 )
 TRAINED_EPISODES = 10
@@ -415,39 +410,65 @@ def _pictures(task: str, frames: int, behaviour: str) -> np.ndarray:
 
 
 def packings(image: np.ndarray) -> Iterator[tuple[object, ...]]:
-    """Block length, level, method, ratio, GB/s packed and unpacked. `difference`: each picture less
-    the one before it in its block; `first picture`: a dictionary for all blocks."""
-    first = zstandard.ZstdCompressionDict(
-        image[0].tobytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT
-    )
-    for steps, level, method in itertools.product(
-        (10, 50), (1, 3, 6), ("plain", "difference", "first picture")
-    ):
-        known = first if method == "first picture" else None
-        packer = zstandard.ZstdCompressor(level, dict_data=known, write_checksum=True)
-        unpacker = zstandard.ZstdDecompressor(dict_data=known)
+    """Packer, level, block length, dictionary, ratio, GB/s packed and unpacked."""
+    first = image[0].tobytes()
+    ways = itertools.product(PACKERS.items(), (10, 50), ("none", "first picture"))
+    for ((packer, level), (packing, unpacking)), steps, dictionary in ways:
+        known = first if dictionary == "first picture" else b""
         blocks = [image[at : at + steps] for at in range(1, len(image), steps)]
-        packed: list[bytes] = []
+        datas = [block.data.cast("B") for block in blocks]
+        packed = [packing(data, known) for data in datas]
+        sizes = [data.nbytes for data in datas]
 
-        def pack(
-            blocks: list = blocks, packer: Any = packer, packed: list = packed, method: str = method
+        def pack_all(f: Any = packing, datas: list = datas, known: bytes = known) -> None:
+            for data in datas:
+                f(data, known)
+
+        def unpack_all(
+            f: Any = unpacking, packed: list = packed, sizes: list = sizes, known: bytes = known
         ) -> None:
-            packed.clear()
-            for block in blocks:
-                if method == "difference":
-                    block = np.concatenate([block[:1], np.diff(block, axis=0)])
-                packed.append(packer.compress(block.data.cast("B")))
+            for data, size in zip(packed, sizes, strict=True):
+                f(data, size, known)
 
-        def unpack(packed: list = packed, unpacker: Any = unpacker, method: str = method) -> None:
-            for data in map(unpacker.decompress, packed):
-                if method == "difference":
-                    block = np.frombuffer(bytearray(data), np.uint8).reshape(-1, IMAGE_BYTES)
-                    for before, after in itertools.pairwise(block):
-                        np.add(before, after, out=after)
+        runs = (pack_all, unpack_all)
+        speeds = [image.nbytes / _best_s(run, time.thread_time, 3) / 1e9 for run in runs]
+        ratio = sum(sizes) / sum(map(len, packed))
+        yield packer, level, steps, dictionary, *(f"{value:.2f}" for value in (ratio, *speeds)), ""
 
-        speeds = [image.nbytes / _best_s(run, time.thread_time, 3) / 1e9 for run in (pack, unpack)]
-        ratio = sum(block.nbytes for block in blocks) / sum(map(len, packed))
-        yield steps, level, method, f"{ratio:.2f}", *(f"{speed:.2f}" for speed in speeds), ""
+
+def _lz4(level: int) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
+    def pack(data: memoryview, known: bytes) -> bytes:
+        return lz4.block.compress(
+            data, mode="high_compression", compression=level, store_size=False, dict=known
+        )
+
+    def unpack(packed: bytes, size: int, known: bytes) -> bytes:
+        return lz4.block.decompress(packed, uncompressed_size=size, dict=known)
+
+    return pack, unpack
+
+
+def _zstandard(level: int) -> tuple[Callable[..., bytes], Callable[..., bytes]]:
+    @functools.lru_cache
+    def tools(known: bytes) -> tuple[Any, Any]:
+        words = zstandard.ZstdCompressionDict(known, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+        dictionary = words if known else None
+        packer = zstandard.ZstdCompressor(level, dict_data=dictionary, write_checksum=True)
+        return packer, zstandard.ZstdDecompressor(dictionary)
+
+    def pack(data: memoryview, known: bytes) -> bytes:
+        return tools(known)[0].compress(data)
+
+    def unpack(packed: bytes, size: int, known: bytes) -> bytes:
+        return tools(known)[1].decompress(packed)
+
+    return pack, unpack
+
+
+PACKERS = {
+    **{("LZ4", level): _lz4(level) for level in (4, 6, 9)},
+    **{("zstandard", level): _zstandard(level) for level in (3, 6)},
+}
 
 
 def _best_s(run: Callable[[], object], clock: Callable[[], float], times: int) -> float:

@@ -18,7 +18,7 @@ CORE = [
     *("errors", "command_line", "variants", "config", "run_folder", "machine", "seeding"),
     *("envs.simulators", "envs.checked", "envs.toys", "envs.first_frame", "envs.rendering"),
     *("envs.adapters", "envs.control_suite", "envs.tasks", "envs.environment"),
-    *("replay_files", "replay", "distributions", "views"),
+    *("packing", "replay_files", "replay", "distributions", "views"),
     *("fast.products", "fast.gru", "fast.convolutions"),
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),

@@ -105,7 +105,7 @@ def test_resuming_cuts_off_what_came_after_the_cursor(tmp_path):
     replay.close()
     with open(tmp_path / "episodes.jsonl", "a") as file:
         file.write('{"episode": 3, "fir')  # the process was killed while it wrote
-    with open(tmp_path / "images.zst", "ab") as file:
+    with open(tmp_path / "images.lz4", "ab") as file:
         file.write(b"half a block")
     resumed = Replay(tmp_path, 2, 5, cursor)
     assert resumed.cursor() == cursor == Cursor(2, 35)
@@ -127,7 +127,7 @@ def test_pictures_are_packed_and_come_back_whatever_they_are(tmp_path):
     for image in images:
         steps = len(image)
         replay.append(Episode(image, np.zeros((steps, 0)), np.zeros(steps), np.zeros(steps)))
-    size = (tmp_path / "images.zst").stat().st_size
+    size = (tmp_path / "images.lz4").stat().st_size
     noise = sum(map(len, images)) // 2 * IMAGE_BYTES
     assert noise < size < 1.1 * noise + 8 * IMAGE_BYTES  # still pictures take hardly more than one
     for number, image in enumerate(images):
@@ -144,7 +144,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+@pytest.mark.parametrize("name", ["images.lz4", "steps.f32", "episodes.jsonl"])
 def test_every_flipped_bit_is_found_and_nothing_is_cut(tmp_path, name):
     replay = filled(tmp_path / "whole", [9, 26, 6])
     cursor = replay.cursor()
@@ -167,8 +167,8 @@ def test_every_flipped_bit_is_found_and_nothing_is_cut(tmp_path, name):
 
 def test_damage_while_a_run_goes_on_is_found_by_the_batch_that_reads_it(tmp_path):
     replay = filled(tmp_path, [30, 30])
-    flip(tmp_path / "images.zst", (tmp_path / "images.zst").stat().st_size // 4)
-    with pytest.raises(DamagedError, match=r"images\.zst: episode 0 is damaged"):
+    flip(tmp_path / "images.lz4", (tmp_path / "images.lz4").stat().st_size // 4)
+    with pytest.raises(DamagedError, match=r"images\.lz4: episode 0 is damaged"):
         replay.sample(np.random.default_rng(0), 60)
 
 
@@ -177,6 +177,9 @@ def test_damage_while_a_run_goes_on_is_found_by_the_batch_that_reads_it(tmp_path
     [
         *("null", "[]", "3", '"episode"', "{}", "{", "[" * 100_000, "NaN", '{"episode": 1}'),
         '{"episode": 1, "first": 9, "steps": 26}',  # raw, after packed ones
+        '{"episode": 1, "first": 9, "steps": 26, "columns": 4, "table_crc32": 0, '
+        '"block_steps": 10, "block_bytes": [1, 1, 1, 1]}',  # zstandard's, after packed ones
+        *(("images", "images.zst"), ("images", "images.u8"), ("images", "x"), ("images", 3)),
         *(("first", 8), ("first", -1), ("first", None), ("episode", 2), ("episode", True)),
         *(("steps", 0), ("steps", 10**12), ("steps", 10**400), ("steps", "26"), ("steps", 26.0)),
         *(("columns", 1), ("columns", 5), ("columns", 10**30), ("table_crc32", "0")),
@@ -202,7 +205,7 @@ def test_odd_lines_of_the_index_are_one_clear_error(tmp_path, line):
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+@pytest.mark.parametrize("name", ["images.lz4", "steps.f32", "episodes.jsonl"])
 def test_files_that_are_missing_or_short_are_refused(tmp_path, name):
     replay = filled(tmp_path, [9, 6])
     cursor = replay.cursor()
@@ -228,7 +231,7 @@ import numpy as np
 folder = Path(sys.argv[1])
 replay = filled(folder, [9, 26])
 cursor = replay.cursor()
-room = (folder / "images.zst").stat().st_size + 50_000
+room = (folder / "images.lz4").stat().st_size + 50_000
 noise = counting_episode(2, 40)
 noise.image[:] = np.random.default_rng(0).integers(0, 256, noise.image.shape)
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
@@ -236,7 +239,7 @@ try:
     replay.append(noise)
 except OSError as error:
     print(Path(error.filename).name)
-assert (folder / "images.zst").stat().st_size == room
+assert (folder / "images.lz4").stat().st_size == room
 check_aligned(replay.sample(np.random.default_rng(0), 32), [9, 26])
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert replay.cursor() == cursor
@@ -251,7 +254,7 @@ check_aligned(Replay(folder, 2, 5, cursor).sample(np.random.default_rng(2), 64),
 def test_a_disk_that_fills_in_the_middle_of_a_block_loses_nothing(tmp_path):
     """A limit on a file's size stands for the full disk: the write stops within a block."""
     done = python(FULL, tmp_path)
-    assert done.stdout.strip() == "images.zst", done.stderr
+    assert done.stdout.strip() == "images.lz4", done.stderr
 
 
 KILLED = """
@@ -278,7 +281,7 @@ print(number)
 """
 
 
-@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+@pytest.mark.parametrize("name", ["images.lz4", "steps.f32", "episodes.jsonl"])
 def test_a_pipe_in_place_of_a_file_is_damage_and_waits_for_nobody(tmp_path, name):
     replay = filled(tmp_path, [9])
     cursor = replay.cursor()
@@ -295,7 +298,30 @@ def test_a_kill_at_any_line_of_an_append_leaves_what_the_cursor_knows(tmp_path):
     assert int(done.stdout) > 100, done.stderr
 
 
-# Raw pictures of earlier runs.
+# Pictures of earlier runs.
+
+
+def test_a_replay_packed_by_zstandard_is_read_and_continued(tmp_path):
+    """Written at 2a02b62."""
+    folder = shutil.copytree(ROOT / "tests" / "data" / "zstandard_replay", tmp_path / "replay")
+    check_folder(folder)
+    replay = Replay(folder, 2, 5, Cursor(2, 35))
+    check_aligned(replay.sample(np.random.default_rng(0), 64), [9, 26])
+    replay.append(counting_episode(2, 7))
+    cursor = replay.cursor()
+    replay.close()
+    resumed = Replay(folder, 2, 5, cursor)
+    check_aligned(resumed.sample(np.random.default_rng(0), 64), [9, 26, 7])
+    resumed.close()
+    assert {path.name for path in folder.iterdir()} >= {"images.zst", "images.lz4"}
+    images = (folder / "images.zst").read_bytes()
+    flip(folder / "images.zst", len(images) - 1)  # zstandard's checksum of the last block
+    with pytest.raises(DamagedError, match=r"images\.zst: episode 1 is damaged"):
+        check_folder(folder)
+    (folder / "images.zst").write_bytes(images)
+    Replay(folder, 2, 5, Cursor(1, 9)).close()  # a checkpoint before both
+    assert (folder / "images.lz4").stat().st_size == 0
+    assert images.startswith((folder / "images.zst").read_bytes())
 
 
 def test_a_raw_replay_of_an_earlier_run_is_read_and_continued(tmp_path):
@@ -400,7 +426,7 @@ def test_the_forecast_of_a_whole_run():
     """5e6 env_steps: 5000 episodes of 501 steps of the table, each 12288 B and 8 floats."""
     told = forecast(make_config("published", {"task": "walker_walk"}), 6)
     assert told.raw_bytes == 5000 * 501 * (12288 + 32) == 30_861_600_000
-    assert told.memory_bytes == 5000 * 501 * 32 + 500 * 42_000 + 2 * 50 * 50 * 12288 < 170e6
+    assert told.memory_bytes == 5000 * 501 * 32 + 500 * 12288 + 2 * 50 * 50 * 12288 < 170e6
 
 
 FILL = """

@@ -74,7 +74,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     for content in (ours, theirs):
         del content["seconds"], content["metrics_bytes"]  # lengths of the seconds' digits
     assert_same(ours, theirs)
-    for name in ("images.zst", "steps.f32", "episodes.jsonl"):
+    for name in ("images.lz4", "steps.f32", "episodes.jsonl"):
         assert (a / "replay" / name).read_bytes() == (b / "replay" / name).read_bytes()
     with np.load(a / "prediction.npz") as x, np.load(b / "prediction.npz") as y:
         assert all(np.array_equal(x[key], y[key]) for key in ("truth", "model", "env_steps"))

@@ -234,7 +234,7 @@ def test_keeping_replay_is_no_part_of_a_run_s_identity(clean, kept):
     assert run_folder.discarded_replay(first(kept)[1]) is None
 
 
-@pytest.mark.parametrize("name", ["images.zst", "steps.f32", "episodes.jsonl"])
+@pytest.mark.parametrize("name", ["images.lz4", "steps.f32", "episodes.jsonl"])
 def test_a_flipped_bit_in_replay_is_found(kept, tmp_path, capsys, name):
     assert audit(kept, capsys) == []
     folder = shutil.copytree(kept, tmp_path / "copy")

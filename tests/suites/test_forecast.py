@@ -34,7 +34,7 @@ def test_the_disk_at_its_peak_follows_how_long_replay_is_kept(tmp_path):
 
 def test_a_plan_takes_the_least_ratio_that_was_measured():
     with open(forecast.REPLAY.with_name("replay_packing.csv"), newline="") as file:
-        measured = [row for row in csv.DictReader(file) if row["method"] == "chosen"]
+        measured = [row for row in csv.DictReader(file) if row["dictionary"] == "chosen"]
     tasks = {(row["task"], row["behaviour"].split()[0]) for row in measured}
     assert tasks >= {(t, b) for t in TASK_SETS["control_suite"] for b in ("random", "smooth")}
     for row in measured:
