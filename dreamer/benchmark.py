@@ -32,8 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamer import command_line
 from dreamer.agent import Agent
 from dreamer.config import IMAGE_SHAPE, PRESETS, Config, make_config
-from dreamer.envs.environment import make_environment
+from dreamer.envs.environment import Step, make_environment
 from dreamer.envs.simulators import ActionSpace
+from dreamer.episodes import random_action
 from dreamer.errors import UserError
 from dreamer.fast.cuda_graph import WARM_UP, parity
 from dreamer.fast.products import FLOPS, matmul
@@ -45,6 +46,7 @@ from dreamer.world_model import Seen
 
 SUITE_LIMIT_S = 420.0  # of --gpu-suite: what has not begun by then is left out
 PARITY_UPDATES = 100
+PICTURES = 101  # of the task, of which `replay` makes its episodes
 
 Run = Callable[[], Any]
 
@@ -89,14 +91,15 @@ class Bench:
         return torch.no_grad()(lambda: planner.act(model, state, False, generator, fuse))
 
     def replay(self) -> Run:
+        """Batches from episodes of the task's own pictures: others unpack at another speed."""
         folder = Path(self.resources.enter_context(tempfile.TemporaryDirectory()))
         size, steps = self.agent.space.size, self.config.time_limit_env_steps
         steps = steps // self.config.action_repeat + 1
+        image = np.resize(self.pictures(min(steps, PICTURES)), (steps, *IMAGE_SHAPE))
+        rows = np.zeros((steps, size), np.float32)
         replay = Replay(folder, size, self.config.length)
         self.resources.callback(replay.close)
         for _ in range(10):
-            image = np.zeros((steps, *IMAGE_SHAPE), np.uint8)
-            rows = np.zeros((steps, size), np.float32)
             replay.append(Episode(image, rows, rows[:, 0], rows[:, 0]))
         source = on_device(replay, replay.cursor().agent_steps * replay.step_bytes, self.device)
         generator = np.random.default_rng(0)
@@ -110,19 +113,22 @@ class Bench:
     def env(self) -> Run:
         env = make_environment(self.config)
         self.resources.callback(env.close)
-        action = np.zeros(env.action_space.size, np.float32)
-        action[0] = float(env.action_space.discrete)
+        generator, space = np.random.default_rng(0), env.action_space
+        now: Step | None = None
 
-        ended = True
-
-        def step() -> None:
-            nonlocal ended
-            if ended:
+        def step() -> Step:
+            nonlocal now
+            if now is None or now.terminal or now.truncated:
                 env.reset(0)
-            now = env.step(action)
-            ended = now.terminal or now.truncated
+            now = env.step(random_action(generator, space.size, space.discrete))
+            return now
 
         return step
+
+    def pictures(self, count: int) -> np.ndarray:
+        """The first pictures of the task under random actions, uint8 [count, 64, 64, 3]."""
+        step = self.env()
+        return np.stack([step().image for _ in range(count)])
 
     # Where an update's time goes: its parts by themselves, each forward and backward.
 
@@ -363,7 +369,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     for name in ("batch", "length", "horizon"):
         add(f"--{name}", type=int, help="(default: the preset's)")
     add("--action-size", type=int, default=6)
-    add("--task", default="cartpole_balance", help="for --what env")
+    add("--task", default="cartpole_balance", help="for --what env and replay")
     add("--representation", default="reconstruction", help="of the update")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
