@@ -338,7 +338,8 @@ def measure_replay(folder: Path, frames: int, *results: str) -> None:
             table.writerows([task, behaviour, *row] for row in rows)
             sys.stdout.flush()
     for run in sorted(run for one in results for run in run_folder.runs_path(Path(one)).iterdir()):
-        table.writerow(_trained(folder, run))
+        if (run / run_folder.REPLAY).is_dir():
+            table.writerow(_trained(run))
 
 
 def _replayed(folder: Path, image: np.ndarray) -> tuple[str, ...]:
@@ -356,7 +357,7 @@ def _replayed(folder: Path, image: np.ndarray) -> tuple[str, ...]:
     return f"{ratio:.2f}", "", "", f"{1e3 * batch_s:.1f}"
 
 
-def _trained(folder: Path, run: Path) -> list[object]:
+def _trained(run: Path) -> list[object]:
     """The last TRAINED_EPISODES of a run, packed in the chosen way, with their mean return."""
     config = run_folder.read_json(run / run_folder.CONFIG) or {}
     files = ReplayFiles(run / run_folder.REPLAY)
