@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from dreamer.run_folder import State
 from slurm import doctor
 from slurm import sbatch as slurm
@@ -260,8 +260,8 @@ def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
     each = runs_per_job(profile, runs_per_gpu)
     jobs, calls = forecast(runs, profile, runs_per_gpu, size)
     return (
-        f"slurm     profile {profile.name}: {jobs:,} jobs of {each} runs, "
-        f"{calls:,} calls of sbatch ({size:,} jobs each{source})"
+        f"slurm     profile {profile.name}: {counted(jobs, 'job')} of {counted(each, 'run')}, "
+        f"{counted(calls, 'call')} of sbatch ({counted(size, 'job')} each{source})"
     )
 
 
@@ -279,7 +279,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         queue = slurm.queue(slot.submission.name for slot in where.values())
         todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
         if len(todo) < len(specs):
-            print(f"{len(specs) - len(todo)} runs are queued or running already")
+            print(f"queued or running already: {counted(len(specs) - len(todo), 'run')}")
         if not todo:
             return 0
         version = provenance.code()._asdict()
@@ -301,7 +301,8 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         _print_submitted(arrays, jobs, size)
         if left_out:
             count = sum(map(len, left_out))
-            print(f"{count} runs wait: max_submit_jobs is {profile.max_submit_jobs}; "
+            wait = f"{counted(count, 'run')} {'waits' if count == 1 else 'wait'}"
+            print(f"{wait}: max_submit_jobs is {profile.max_submit_jobs}; "
                   "the same command submits more once there is room")  # fmt: skip
     return 1 if left_out else 0
 
@@ -351,9 +352,9 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
 
 def _print_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: int) -> None:
     sent = jobs[: len(arrays) * size]
-    runs = sum(map(len, sent))
+    runs, calls = counted(sum(map(len, sent)), "run"), counted(len(arrays), "call")
     names = ", ".join(arrays[:5]) + (" ..." if len(arrays) > 5 else "")
-    print(f"submitted {runs} runs as {len(sent)} jobs with {len(arrays)} calls of sbatch"
+    print(f"submitted {runs} as {counted(len(sent), 'job')} with {calls} of sbatch"
           + (f": {names}" if arrays else ""))  # fmt: skip
 
 
