@@ -11,6 +11,7 @@ runs are done, or submitted; 1: some are not; 2: bad input.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -102,7 +103,8 @@ def run(options: argparse.Namespace) -> int:
     observers = _observers(options.mongo, suites)
     if executor.on_this_machine:
         try_tasks(r.config for r in left(options, runs, found))
-    prepare(options.results, suites, runs)
+    some_left = options.fresh or any(state != State.DONE for state, _ in found.values())
+    prepare(options.results, suites, must_write=some_left)
     todo = choose(options, runs, found)
     if todo:
         _note_other_code(todo, found)
@@ -334,23 +336,25 @@ def make_request(
     )
 
 
-def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None:
+def prepare(results: Path, suites: Sequence[Suite], must_write: bool = True) -> None:
     """Makes the results folder and writes the runs of each suite into it. Raises UserError if two
-    suites have one name, since results of suites are kept by name."""
+    suites have one name, since results of suites are kept by name; and, unless `must_write` is
+    False because all runs are done, if nothing can be written there."""
     files: dict[str, Path] = {}
     for suite in suites:
         first = files.setdefault(suite.name, suite.path)
         other = first if not first.samefile(suite.path) else _namesake(results, suite)
         if other:
             raise UserError(f"{suite.path}: {other} has this name, too; rename one of them")
-    make_folder(run_folder.runs_path(results))
-    make_folder(run_folder.sacred_path(results))
-    for suite in suites:
-        path = run_folder.suite_runs_path(results, suite.name)
-        make_folder(path.parent)
-        run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
-        origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
-        run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
+    with contextlib.suppress(*(() if must_write else (UserError, OSError))):
+        make_folder(run_folder.runs_path(results))
+        make_folder(run_folder.sacred_path(results))
+        for suite in suites:
+            path = run_folder.suite_runs_path(results, suite.name)
+            make_folder(path.parent)
+            run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
+            origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
+            run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
 
 
 def _namesake(results: Path, suite: Suite) -> Path | None:

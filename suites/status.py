@@ -117,7 +117,8 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
     if running:
         lines += ["", "running"]
         lines += [f"  {row['run_id']}  {_progress(row)}" for row in running]
-    wrong = [r for r in rows if r["state"] in (State.FAILED, State.DEAD, State.UNKNOWN)]
+    wrong = [r for r in rows if r["state"] in (State.FAILED, State.DEAD, State.UNKNOWN)
+             or (r["state"] == State.STOPPED and r["error"])]  # fmt: skip
     if wrong:
         lines += ["", "problems"]
         lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
@@ -182,6 +183,8 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     if row["state"] == State.FAILED:
         see = run_folder.see(folder, row["attempt"], run_folder.LOG)
         return f"{row['run_id']} failed: {row['error']}{see}"
+    if row["state"] == State.STOPPED:
+        return f"{row['run_id']} stopped: {row['error']}; the next run continues it"
     last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
     return f"{row['run_id']} is dead: {last}{error}; the next run continues it"
