@@ -57,7 +57,7 @@ class Node(NamedTuple):
         return self.value
 
     def items(self) -> list[Node]:
-        """The values of a list, which has some; a single value counts as a list of one."""
+        """The values of a list, which must have some; a single value counts as a list of one."""
         if self.value == []:
             raise self.error("an empty list")
         return self.value if isinstance(self.value, list) else [self]
@@ -190,18 +190,16 @@ class _Converter:
     def _mapping(self, node: yaml.MappingNode, path: str, here: Node) -> dict[str, Node]:
         self._refuse_tag(node, here)
         values: dict[str, Node] = {}
-        first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            at = Node(None, f"{self.path}:{line}", path)
+            at = Node(None, f"{self.path}:{key_node.start_mark.line + 1}", path)
             key = self._scalar(key_node, at) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 raise at.error(f"keys are text, not {kind(key)}")
             if key == "<<":
                 raise at.error("merge keys (<<) are not supported")
             if key in values:
-                raise at.error(f"duplicate key {show(key)}, first on line {first_line[key]}")
-            first_line[key] = line
+                first = values[key].where.rpartition(":")[2]
+                raise at.error(f"duplicate key {show(key)}, first on line {first}")
             # Errors about a value name the line of its key, also if the value starts below.
             child = self.convert(value_node, f"{path}.{key}" if path else key)
             values[key] = child._replace(where=at.where)

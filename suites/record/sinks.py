@@ -184,6 +184,13 @@ class Mongo(MongoObserver):
 
     run_entry: dict[str, Any]
 
+    def __init__(self, **named: Any):
+        super().__init__(**named)
+        self.sent: dict[str, int] = {}  # values of each metric
+        self.refused: set[str] = set()  # metrics, for good
+        self.failed: dict[str, Any] | None = None  # the values of a try that ended early
+        self.done: set[str] = set()  # metrics of that try that were sent
+
     def insert(self) -> None:
         query = {"_id": self.run_entry["_id"]}
         self.runs.update_one(query, {"$setOnInsert": self.run_entry}, upsert=True)
@@ -206,11 +213,9 @@ class Mongo(MongoObserver):
         """Puts each metric's new values after the `sent` ones, from where the last try with these
         values ended. A metric that is refused for good (16 MB) is left out from then on, once the
         others are sent."""
-        self.sent: dict[str, int] = getattr(self, "sent", {})
-        self.refused: set[str] = getattr(self, "refused", set())
-        if getattr(self, "failed", None) is not metrics_by_name:
-            self.done: set[str] = set()
-        self.failed: dict[str, Any] | None = metrics_by_name
+        if self.failed is not metrics_by_name:
+            self.done = set()
+        self.failed = metrics_by_name
         listed = info.setdefault("metrics", [])
         error = None
         for name, metric in metrics_by_name.items():
