@@ -158,8 +158,10 @@ def attempts(folder: Path | str) -> list[int]:
 
 
 def see(folder: Path, attempt: Any, name: str = "") -> str:
-    """`; see PATH`: the folder of an attempt or a file in it; "" if there was no attempt."""
-    return f"; see {attempt_path(folder, attempt) / name}" if attempt else ""
+    """`; see PATH`: a file of an attempt, or its folder where there is no such file; "" if there
+    was no attempt."""
+    path = attempt_path(folder, attempt)
+    return f"; see {path / name if (path / name).exists() else path}" if attempt else ""
 
 
 def checkpoint_name(env_steps: int, updates: int, common: bool = False) -> str:

@@ -53,11 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", metavar="RUN_ID", help="instead show everything about one run")
     add("--mongo", metavar="URL", help="compare with this MongoDB too; also DREAMER_MONGO_URL")
-    add(
-        "--push",
-        action="store_true",
-        help="send to MongoDB what it lacks first, as suites.push",
-    )
+    add("--push", action="store_true", help="send to MongoDB what it lacks first, as suites.push")
     add("--format", choices=("text", "json"), default="text")
     options = parser.parse_args(arguments)
     if bool(options.suites) == bool(options.run):
@@ -273,30 +269,23 @@ def check_versions(contents: Sequence[RunContents]) -> Iterator[Finding]:
         for number, provenance in r.provenances.items():
             for name, version in _versions(provenance):
                 versions.setdefault(name, {}).setdefault(version, []).append((r.run.run_id, number))
+
+    def finding(kind: str, attempts: list[tuple[str, int]], what: str, todo: str) -> Finding:
+        return Finding(kind, *attempts[0], f"{counted(len(attempts), 'attempt')} {what}", todo)
+
     for problem, attempts in versions.pop(NO_REPOSITORY, {}).items():
-        text = f"{counted(len(attempts), 'attempt')} of code without a commit ({problem})"
-        todo = "nothing: a hash of its sources is its version"
-        yield Finding(UNKNOWN_COMMIT, *attempts[0], text, todo, note=True)
+        what, todo = "of code without a commit", "nothing: a hash of its sources is its version"
+        found = finding(UNKNOWN_COMMIT, attempts, f"{what} ({problem})", todo)
+        yield found._replace(note=True)
     for problem, attempts in versions.pop(UNKNOWN_COMMIT, {}).items():
-        count = counted(len(attempts), "attempt")
-        text = f"{count} of code whose commit is not known ({problem})"
-        yield Finding(UNKNOWN_COMMIT, *attempts[0], text, "keep a copy of the code that made them")
+        what, todo = "of code whose commit is not known", "keep a copy of the code that made them"
+        yield finding(UNKNOWN_COMMIT, attempts, f"{what} ({problem})", todo)
     for name, users in versions.items():
-        if len(users) < 2:
-            continue
         usual = max(users, key=lambda version: len(users[version]))
         for version, attempts in users.items():
             if version != usual:
-                run_id, number = attempts[0]
-                count = counted(len(attempts), "attempt")
-                text = f"{count} with {name} {version}, most have {usual}"
-                yield Finding(
-                    f"{name} differs",
-                    run_id,
-                    number,
-                    text,
-                    "compare them; --fresh starts runs anew",
-                )
+                what, todo = f"with {name} {version}", "compare them; --fresh starts runs anew"
+                yield finding(f"{name} differs", attempts, f"{what}, most have {usual}", todo)
 
 
 def _versions(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -322,9 +311,8 @@ def check_seeds(contents: Sequence[RunContents]) -> Iterator[Finding]:
         other = met.setdefault(r.returns, r) if r.returns else r
         if other is not r:
             text = f"the same episode returns as {other.run.run_id}"
-            yield Finding(
-                "repeated", r.run.run_id, r.status.get("attempt"), text, "start it --fresh"
-            )
+            attempt = r.status.get("attempt")
+            yield Finding("repeated", r.run.run_id, attempt, text, "start it --fresh")
 
 
 def check_unexpected(results: Path, expected: set[str], suites: set[str]) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ import os
 import resource
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -279,10 +280,10 @@ def measure_commands(folder: Path, runs: int) -> None:
     many.write_text(MANY.format(runs=runs, seeds=max(1, runs // 1000)))
     more.write_text(MANY.format(runs=10 * runs, seeds=max(1, runs // 100)))
     write_states(folder / "results", many)
-    status = ("-m", "suites.status", str(many), "--results", f"{folder}/results")
+    status = ("-m", "suites.status", many, "--results", folder / "results")
     expanding = "import sys; from suites.language.suite import expand; expand(sys.argv[1])"
     print("what,wall_s,user_s,system_s")
-    print(medians(f"expand and validate {10 * runs} runs", "-c", expanding, str(more)))
+    print(medians(f"expand and validate {10 * runs} runs", "-c", expanding, more))
     print(medians(f"suites.status of {runs} runs", *status))
     print(medians(f"suites.status of {runs} runs --format json", *status, "--format", "json"))
 
@@ -307,22 +308,32 @@ def write_states(results: Path, suite: Path) -> None:
         })  # fmt: skip
 
 
-def medians(what: str, *words: str) -> str:
+def medians(what: str, *words: object) -> str:
     """A line of CSV: wall, user and system seconds of the command, medians."""
-    seen = []
-    for _ in range(REPEATS + 1):
-        wall, before = time.perf_counter(), os.times()
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=Path(__file__).resolve().parents[1],
-            stdout=subprocess.DEVNULL,
-        )
-        assert done.returncode in (0, 1)
-        after = os.times()
-        user, system = (after[i] - before[i] for i in (2, 3))
-        seen.append((time.perf_counter() - wall, user, system))
-    middle = [sorted(column)[REPEATS // 2] for column in zip(*seen[1:], strict=True)]
+    seen = [spent(*words)[:3] for _ in range(REPEATS + 1)]
+    middle = map(statistics.median, zip(*seen[1:], strict=True))
     return ",".join([what, *(f"{seconds:.2f}" for seconds in middle)])
+
+
+# Starts a process from a small one: a peak of memory counts that of the process before `exec`.
+LAUNCH = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE)
+wall_s = time.perf_counter() - start
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+said = done.stdout.decode()[-200:]
+print(json.dumps([wall_s, used.ru_utime, used.ru_stime, used.ru_maxrss / 1e3, said]))
+sys.exit(done.returncode not in (0, 1))
+"""
+
+
+def spent(*words: object) -> tuple[float, float, float, float, str]:
+    """Wall, user and system seconds and peak memory in MB of `python WORDS`, which ends with exit
+    code 0 or 1; and the end of what it prints."""
+    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
+    done = subprocess.run(command, cwd=provenance.ROOT, check=True, stdout=subprocess.PIPE)
+    return tuple(json.loads(done.stdout))
 
 
 def measure_replay(folder: Path, frames: int, *results: str) -> None:

@@ -16,12 +16,14 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from dreamer import run_folder
 from dreamer.errors import UserError
 from suites import command
+from suites.execution.executor import Executor
 from suites.execution.executors import EXECUTORS
 from suites.language.suite import Run
 from suites.record.folder import BusyError, largest_budgets, locked
@@ -78,18 +80,19 @@ def find(results: Path, runs: Sequence[Run]) -> Iterator[Item]:
         folder, budget = run_folder.run_path(results, run.run_id), budgets[run.run_id]
         replay = folder / run_folder.REPLAY
         if _is_finished(folder, budget) and replay.is_dir():
-            yield Item("replays of finished runs", replay, _replay(folder, budget))
+            yield Item("replays of finished runs", replay, partial(_remove_replay, folder, budget))
     ids = {run.run_id for run in runs}
     for folder in _folders(run_folder.discarded_path(results, "", 0).parent):
         run_id, _, number = folder.name.rpartition("-")
         if run_id in ids and number.isdecimal():
-            yield Item("runs set aside by --fresh", folder, _set_aside(folder))
+            yield Item("runs set aside by --fresh", folder, partial(_remove_run, folder))
     for executor in EXECUTORS.values():
         for folder in executor.unneeded(results):
-            yield Item("code of earlier jobs", folder, _unneeded(executor.name, results, folder))
+            remove = partial(_remove_unneeded, executor, results, folder)
+            yield Item("code of earlier jobs", folder, remove)
     cache = run_folder.cache_path(results)
     if any(_files(cache)):
-        yield Item("cache of figures", cache, lambda: _remove_files(cache))
+        yield Item("cache of figures", cache, partial(_remove_files, cache))
 
 
 def show(items: Sequence[Item]) -> None:
@@ -110,32 +113,23 @@ def _is_finished(folder: Path, budget: int) -> bool:
     return run_folder.is_complete(run_folder.read_status(folder) or {}, budget)
 
 
-def _replay(folder: Path, budget: int) -> Callable[[], int]:
-    def remove() -> int:
-        with locked(folder):
-            if not _is_finished(folder, budget):
-                raise BusyError(f"{folder.name}: it goes on since")
-            return run_folder.discard_replay(folder, "suites.clean made room")
-
-    return remove
+def _remove_replay(folder: Path, budget: int) -> int:
+    with locked(folder):
+        if not _is_finished(folder, budget):
+            raise BusyError(f"{folder.name}: it goes on since")
+        return run_folder.discard_replay(folder, "suites.clean made room")
 
 
-def _set_aside(folder: Path) -> Callable[[], int]:
-    def remove() -> int:
-        size_bytes = _bytes(folder)
-        with locked(folder):  # raises if a process still executes it
-            shutil.rmtree(folder)
-        return size_bytes
-
-    return remove
+def _remove_run(folder: Path) -> int:
+    size_bytes = _bytes(folder)
+    with locked(folder):  # raises if a process still executes it
+        shutil.rmtree(folder)
+    return size_bytes
 
 
-def _unneeded(executor: str, results: Path, folder: Path) -> Callable[[], int]:
-    def remove() -> int:
-        size_bytes = _bytes(folder)
-        return size_bytes if folder in EXECUTORS[executor].unneeded(results, remove=folder) else 0
-
-    return remove
+def _remove_unneeded(executor: Executor, results: Path, folder: Path) -> int:
+    size_bytes = _bytes(folder)
+    return size_bytes if folder in executor.unneeded(results, remove=folder) else 0
 
 
 def _remove_files(folder: Path) -> int:

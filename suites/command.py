@@ -16,15 +16,7 @@ from dreamer.run_folder import RESULTS
 from suites.language.axes import is_glob
 from suites.language.identity import SETTINGS, overrides_of
 from suites.language.nodes import scalar, show
-from suites.language.suite import (
-    COMMITTED,
-    Run,
-    Suite,
-    check_overrides,
-    expand,
-    find_suite,
-    merge,
-)
+from suites.language.suite import COMMITTED, Run, Suite, check_overrides, expand, find_suite, merge
 from suites.record.contents import as_recorded
 
 __all__ = ["Parser", "agreed", "chosen", "group_by_seed", "main", "parser", "read_suite", "select"]
@@ -147,6 +139,15 @@ def varying(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         keys.update(dict.fromkeys(overrides_of(config)))
     keys.pop("seed", None)
     return [key for key in keys if len({config[key] for config in configs}) > 1]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines, each column as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def setting_text(key: str, value: Any) -> str:

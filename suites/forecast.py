@@ -36,13 +36,6 @@ MEMORY = ROOT / "results" / "measured" / "memory.csv"
 CHECKPOINTS = 4  # of a run at a time: two, one that a larger budget needs, one being written
 
 
-class Rate(NamedTuple):
-    """Throughput of one kind of run."""
-
-    env_steps_per_second: float
-    source: str
-
-
 class Forecast(NamedTuple):
     """The unfinished runs, and what they will take."""
 
@@ -76,18 +69,17 @@ def make_forecast(
     done_steps = {r.run_id: (statuses[r.run_id][1] or {}).get("env_steps") or 0 for r in open_runs}
     table = _measured_here(runs, statuses)
     for path in THROUGHPUT:
-        table += _measured_before(path)
+        table += _table(path)
     seconds, sources, assumed = 0.0, set(), set()
     for run in open_runs:
         left = run.config["env_steps"] - done_steps[run.run_id]
-        rate = _rate(table, run.config, device)
-        if rate is None:
-            pace = ASSUMED_ENV_STEPS_PER_SECOND[device]
+        if (row := _nearest(table, run.config, device)) is None:
+            rate = ASSUMED_ENV_STEPS_PER_SECOND[device]
             assumed.add(kind_of(run.config))
         else:
-            pace = rate.env_steps_per_second
-            sources.add(f"{kind_of(run.config)}: {rate.source}")
-        seconds += max(0, left) / pace
+            rate = float(row["env_steps_per_second"])
+            sources.add(f"{kind_of(run.config)}: {rate:.3g} env_steps/s, {row['source']}")
+        seconds += max(0, left) / rate
     hours = seconds / 3600
     memory, notes = _memory(open_runs, device)
     if ended:
@@ -204,13 +196,12 @@ def kind_of(config: Mapping[str, Any]) -> str:
 def text(forecast: Forecast, free: float) -> str:
     """The forecast as a few lines. `free`: of the disk, in GB."""
     unit = "GPU hours" if forecast.device == "gpu" else "CPU hours"
+    states = ", ".join(f"{n} {state}" for state, n in forecast.states.items()) or "none"
     lines = [
-        "runs      " + (", ".join(f"{n} {state}" for state, n in forecast.states.items()) or "none")
-    ]
-    lines.append(
+        f"runs      {states}",
         f"time      {_amount(forecast.hours)} {unit}, "
-        f"{duration(forecast.elapsed_hours)} with {forecast.workers} at a time"
-    )
+        f"{duration(forecast.elapsed_hours)} with {forecast.workers} at a time",
+    ]
     lines += [f"          {source}" for source in forecast.sources]
     pace = f"{ASSUMED_ENV_STEPS_PER_SECOND[forecast.device]:g} env_steps/s are assumed"
     lines += [f"          {kind}: never measured; {pace}" for kind in forecast.assumed]
@@ -235,52 +226,35 @@ def _amount(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
-class _Row(NamedTuple):
-    preset: str
-    behaviour: str
-    representation: str
-    device: str
-    rate: Rate
-
-
-def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[_Row]:
-    """Rates of the finished ones of these runs."""
+def _measured_here(runs: Sequence[Run], statuses: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """The finished ones of these runs, as rows of a throughput table."""
     rows = []
     for run in runs:
         state, found = statuses[run.run_id]
         status = found or {}
-        rate = status.get("env_steps_per_second")
-        steps = status.get("env_steps") or 0
+        rate, steps = status.get("env_steps_per_second"), status.get("env_steps") or 0
         if state == State.DONE and rate and steps >= MIN_MEASURED_ENV_STEPS:
-            c = run.config
-            source = Rate(rate, f"{rate:.3g} env_steps/s, {run.run_id} on {status.get('host')}")
-            row = (c["preset"], c["behaviour"], c["representation"], status.get("device", "cpu"))
-            rows.append(_Row(*row, source))
+            rows.append({
+                **{key: run.config[key] for key in ("preset", "behaviour", "representation")},
+                "device": status.get("device", "cpu"),
+                "env_steps_per_second": rate,
+                "source": f"{run.run_id} on {status.get('host')}",
+            })  # fmt: skip
     return rows
 
 
-def _measured_before(path: Path) -> list[_Row]:
-    """The rates in a committed table."""
-    return [
-        _Row(
-            r["preset"], r["behaviour"], r["representation"], r["device"],
-            Rate(float(r["env_steps_per_second"]),
-                 f"{r['env_steps_per_second']} env_steps/s, {r['source']}"),
-        )
-        for r in _table(path)
-    ]  # fmt: skip
-
-
-def _rate(table: Sequence[_Row], config: Mapping[str, Any], device: str) -> Rate | None:
+def _nearest(
+    table: Sequence[Mapping[str, Any]], config: Mapping[str, Any], device: str
+) -> Mapping[str, Any] | None:
     """The nearest measurement: of the same preset and device, and if possible of the same behaviour
     and representation."""
-    rows = [row for row in table if (row.preset, row.device) == (config["preset"], device)]
-
-    def differences(row: _Row) -> tuple[bool, bool]:
-        behaviour_differs = row.behaviour != config["behaviour"]
-        return behaviour_differs, row.representation != config["representation"]
-
     # A step of planning takes far longer than one of a policy, so neither stands for the other.
     plans = behaviour_card(config["behaviour"]).plans
-    rows = [row for row in rows if behaviour_card(row.behaviour).plans == plans]
-    return min(rows, key=differences).rate if rows else None
+    rows = [
+        row
+        for row in table
+        if (row["preset"], row["device"]) == (config["preset"], device)
+        and behaviour_card(row["behaviour"]).plans == plans
+    ]
+    keys = ("behaviour", "representation")
+    return min(rows, key=lambda row: [row[key] != config[key] for key in keys], default=None)

@@ -16,7 +16,6 @@ import math
 import re
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ import numpy as np
 from dreamer import run_folder
 from dreamer.config import IMAGE_SHAPE, Config, config_dict, make_config
 from dreamer.replay_files import EMPTY, IMAGES, INDEX, STEPS, Cursor, ReplayFiles
-from suites.benchmark import write_metrics, write_run
+from suites.benchmark import spent, write_metrics, write_run
 from suites.language.axes import TASK_SETS
 from suites.language.suite import expand
 from suites.record import provenance
@@ -82,27 +81,12 @@ def measure_growth(folder: Path, runs: int) -> None:
         shutil.rmtree(folder / "results")
 
 
-# Starts a process from a small one: a peak of memory counts that of the process before `exec`.
-LAUNCH = """
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-done = subprocess.run([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-cpu_s = used.ru_utime + used.ru_stime
-found = [time.perf_counter() - start, cpu_s, used.ru_maxrss / 1e3]
-print(json.dumps([done.returncode, found, done.stdout.decode()[-200:]]))
-"""
-
-
 def _spent(*words: object) -> tuple[float, float, float]:
     """Wall and CPU seconds and peak memory in MB of a process, or of what it says it measured."""
-    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
-    done = subprocess.run(command, cwd=provenance.ROOT, check=True, stdout=subprocess.PIPE)
-    code, (wall_s, cpu_s, peak_mb), text = json.loads(done.stdout)
-    assert code in (0, 1), words
+    wall_s, user_s, system_s, peak_mb, text = spent(*words)
     if measured := re.fullmatch(r"wall_s=(\S+) cpu_s=(\S+)\n", text):
-        wall_s, cpu_s = map(float, measured.groups())
-    return wall_s, cpu_s, peak_mb
+        return float(measured[1]), float(measured[2]), peak_mb
+    return wall_s, user_s + system_s, peak_mb
 
 
 def _say(start: tuple[float, float]) -> None:

@@ -16,7 +16,6 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dreamer import run_folder
 from dreamer.errors import UserError, nearest
@@ -82,20 +81,9 @@ def random_returns(
     from dreamer.episodes import random_action
     from dreamer.seeding import numpy_generator, stream_seed
 
-    class Unseen:
-        """A simulator that draws nothing: all its pictures are black."""
-
-        def __init__(self) -> None:
-            self._simulator = make_simulator(task)
-            self.action_space = self._simulator.action_space
-            self.reset, self.advance = self._simulator.reset, self._simulator.advance
-            self.close = self._simulator.close
-
-        def image(self) -> Any:
-            return black
-
-    black = np.zeros(IMAGE_SHAPE, np.uint8)
-    env = RepeatedEnvironment(Unseen(), action_repeat, time_limit_env_steps)
+    simulator, black = make_simulator(task), np.zeros(IMAGE_SHAPE, np.uint8)
+    simulator.image = lambda: black  # type: ignore[method-assign]
+    env = RepeatedEnvironment(simulator, action_repeat, time_limit_env_steps)
     returns = []
     for index in range(episodes):
         generator = numpy_generator(seed, "score", index)

@@ -11,10 +11,13 @@ runs are done, or submitted; 1: some are not; 2: bad input.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import itertools
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from dreamer import run_folder
 from dreamer.errors import UserError, counted
 from dreamer.run_folder import State, StatusRecord
 from suites import command, forecast
-from suites.command import as_text, group_by_seed, varying
+from suites.command import aligned, as_text, group_by_seed, varying
 from suites.execution.executor import Executor, Found, Request
 from suites.execution.executors import EXECUTORS, FALLBACK, states
 from suites.execution.spec import Spec
@@ -89,24 +92,25 @@ def run(options: argparse.Namespace) -> int:
         if as_json:
             print(json.dumps({**expected._asdict(), "disk_free_gb": free}, indent=2))
         else:
-            print(forecast.text(expected, free))
-        line = executor.forecast(len(left(options, runs, found)), request)
-        if line and not as_json:
-            print(line)
+            submission = executor.forecast(len(left(options, runs, found)), request)
+            print("\n".join(filter(None, (forecast.text(expected, free), submission))))
         return 0
     if not options.yes and not options.doctor:  # the doctor looks at the disk itself
         check_disk(expected, options.results)
     if executor.on_this_machine and not options.yes:
         confirm(expected, options.results)
         found = states(options.results, configs)  # again: the answer may have taken a while
-    observers = _observers(options.mongo, suites)
+    if options.mongo:
+        mongo_urls.give(options.mongo)
+    mongo_urls.check(request.observers)
     if executor.on_this_machine:
         try_tasks(r.config for r in left(options, runs, found))
-    prepare(options.results, suites, runs)
+    some_left = options.fresh or any(state != State.DONE for state, _ in found.values())
+    prepare(options.results, suites, must_write=some_left)
     todo = choose(options, runs, found)
     if todo:
         _note_other_code(todo, found)
-        specs = [_spec(r, options.results, executor, observers) for r in todo]
+        specs = [_spec(r, request, executor) for r in todo]
         request = dataclasses.replace(request, disk_gb=expected.disk_gb)
         code = executor.execute(specs, request)
         if code is not None:
@@ -135,17 +139,17 @@ def choose(
             set_aside(options.results, r.run_id)
         return list(runs)
     ended = without_replay(options.results, runs, found)
-    for run_id in ended[:MAX_NAMED]:
-        print(f"skip  {run_id}: without its replay a larger budget needs --fresh", file=sys.stderr)
-    for run_id in busy[:MAX_NAMED]:
-        print(f"skip  {run_id}: {found[run_id][0]} elsewhere", file=sys.stderr)
-    for run_id, text in list(unsure.items())[:MAX_NAMED]:
-        print(f"skip  {run_id}: {text}", file=sys.stderr)
-    skipped = (ended, busy, unsure)
-    unnamed = sum(max(0, len(names) - MAX_NAMED) for names in skipped)
-    if unnamed:
+    skipped = (
+        [f"{run_id}: without its replay a larger budget needs --fresh" for run_id in ended],
+        [f"{run_id}: {found[run_id][0]} elsewhere" for run_id in busy],
+        [f"{run_id}: {text}" for run_id, text in unsure.items()],
+    )
+    for lines in skipped:
+        for line in lines[:MAX_NAMED]:
+            print(f"skip  {line}", file=sys.stderr)
+    if unnamed := sum(len(lines[MAX_NAMED:]) for lines in skipped):
         print(f"      and {unnamed} more", file=sys.stderr)
-    return [r for r in left(options, runs, found) if r.run_id not in set(ended)]
+    return left(options, runs, found)
 
 
 def without_replay(results: Path, runs: Sequence[Run], found: Mapping[str, Found]) -> list[str]:
@@ -170,17 +174,16 @@ def restore_statuses(results: Path, runs: Sequence[Run], found: Mapping[str, Fou
 
 
 def left(options: argparse.Namespace, runs: Sequence[Run], found: Mapping[str, Found]) -> list[Run]:
-    """The runs that are neither finished nor taken, nor failed without --retry-failed."""
+    """The runs that are neither finished nor taken, nor failed without --retry-failed, and can go
+    on."""
     if options.fresh:
         return list(runs)
     skipped = {State.DONE, State.RUNNING, State.QUEUED}
     if not options.retry_failed:
         skipped.add(State.FAILED)
-    return [
-        r
-        for r in runs
-        if found[r.run_id][0] not in skipped and not unsure_because(*found[r.run_id])
-    ]
+    ended = set(without_replay(options.results, runs, found))
+    open_runs = [r for r in runs if found[r.run_id][0] not in skipped and r.run_id not in ended]
+    return [r for r in open_runs if not unsure_because(*found[r.run_id])]
 
 
 def unsure_because(state: State, status: StatusRecord | None) -> str | None:
@@ -199,20 +202,14 @@ def set_aside(results: Path, run_id: str) -> None:
         if state == State.RUNNING or unsure_because(state, status):
             host = (status or {}).get("host")
             raise UserError(f"--fresh: {run_id} is running on {host}; stop it first")
-        _move(results, run_id, folder)
-
-
-def _move(results: Path, run_id: str, folder: Path) -> None:
-    number = max(run_folder.attempts(folder), default=0)
-    aside = run_folder.discarded_path(results, run_id, number)
-    while aside.exists():
-        number += 1
-        aside = run_folder.discarded_path(results, run_id, number)
-    try:
+        numbers = itertools.count(max(run_folder.attempts(folder), default=0))
+        places = (run_folder.discarded_path(results, run_id, number) for number in numbers)
+        aside = next(path for path in places if not path.exists())
         make_folder(aside.parent)
-        folder.rename(aside)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be set aside: {error.strerror}") from None
+        try:
+            folder.rename(aside)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be set aside: {error.strerror}") from None
 
 
 # --- What is shown --------------------------------------------------------------------------------
@@ -234,13 +231,8 @@ def table(runs: Sequence[Run]) -> str:
         cells = (r.config[key] for key in shown)
         texts = (f"{cell:,}" if type(cell) is int else as_text(cell) for cell in cells)
         rows.append((*texts, ",".join(map(str, seeds))))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
     total = sum(r.config["env_steps"] for r in runs)
-    return "\n".join([*lines, f"{counted(len(runs), 'run')}, {total:,} env_steps"])
+    return "\n".join([*aligned(rows), f"{counted(len(runs), 'run')}, {total:,} env_steps"])
 
 
 def check_disk(expected: Forecast, results: Path) -> None:
@@ -275,15 +267,13 @@ def report(options: argparse.Namespace, runs: Sequence[Run]) -> int:
     all are done."""
     results: Path = options.results
     found = states(results, {r.run_id: r.config for r in runs})
-    counts = dict.fromkeys(State, 0)
-    for state, _ in found.values():
-        counts[state] += 1
+    counts = Counter(state for state, _ in found.values())
     for run_id, (state, status) in found.items():
         if state == State.FAILED:
             folder = run_folder.run_path(results, run_id)
             see = run_folder.see(folder, (status or {}).get("attempt"))
             print(f"FAILED {run_id}: {(status or {}).get('error')}{see}", file=sys.stderr)
-    print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    print(", ".join(f"{counts[state]} {state}" for state in State if counts[state]))
     if counts[State.FAILED]:
         print("--retry-failed starts failed runs again", file=sys.stderr)
     waiting = len(runs) - counts[State.DONE] - counts[State.FAILED]
@@ -322,6 +312,7 @@ def make_request(
     """What the options, and where they say nothing the suites, ask of the executor."""
     workers = max((suite.workers for suite in suites if suite.workers), default=None)
     profile = next((suite.profile for suite in suites if suite.profile), None)
+    observers = dict.fromkeys(url for suite in suites for url in suite.observers)
     return Request(
         results=options.results,
         suite=suites[0].name,
@@ -329,28 +320,31 @@ def make_request(
         runs_per_gpu=max(suite.runs_per_gpu for suite in suites),
         on_gpu=any(r.config["device"] != "cpu" for r in runs),
         profile=options.profile or profile,
-        observers=tuple(url for suite in suites for url in suite.observers),
+        observers=tuple(observers),
         doctor=options.doctor,
     )
 
 
-def prepare(results: Path, suites: Sequence[Suite], runs: Sequence[Run]) -> None:
+def prepare(results: Path, suites: Sequence[Suite], must_write: bool = True) -> None:
     """Makes the results folder and writes the runs of each suite into it. Raises UserError if two
-    suites have one name, since results of suites are kept by name."""
+    suites have one name, since results of suites are kept by name; and, unless `must_write` is
+    False because all runs are done, if nothing can be written there."""
     files: dict[str, Path] = {}
     for suite in suites:
         first = files.setdefault(suite.name, suite.path)
-        other = first if not first.samefile(suite.path) else _namesake(results, suite)
+        other = _namesake(results, suite) if first.samefile(suite.path) else first
         if other:
             raise UserError(f"{suite.path}: {other} has this name, too; rename one of them")
-    make_folder(run_folder.runs_path(results))
-    make_folder(run_folder.sacred_path(results))
-    for suite in suites:
-        path = run_folder.suite_runs_path(results, suite.name)
-        make_folder(path.parent)
-        run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
-        origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
-        run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
+    harmless = () if must_write else (UserError, OSError)
+    with contextlib.suppress(*harmless):
+        make_folder(run_folder.runs_path(results))
+        make_folder(run_folder.sacred_path(results))
+        for suite in suites:
+            path = run_folder.suite_runs_path(results, suite.name)
+            make_folder(path.parent)
+            run_folder.write_json(path, [as_row(r) for r in suite.runs], indent=None)
+            origin = {"file": str(suite.path.resolve()), "runs": [r.run_id for r in suite.runs]}
+            run_folder.write_json(run_folder.suite_origin_path(results, suite.name), origin)
 
 
 def _namesake(results: Path, suite: Suite) -> Path | None:
@@ -363,24 +357,14 @@ def _namesake(results: Path, suite: Suite) -> Path | None:
     return None if {r.run_id for r in suite.runs} & set(origin.get("runs") or ()) else file
 
 
-def _observers(asked: str | None, suites: Sequence[Suite]) -> list[str]:
-    """The MongoDB servers that the suites name. That of --mongo goes into the environment, the only
-    place for credentials."""
-    named = tuple(dict.fromkeys(url for suite in suites for url in suite.observers))
-    if asked:
-        mongo_urls.give(asked)
-    mongo_urls.check(named)  # raises now if one is malformed
-    return list(named)
-
-
-def _spec(r: Run, results: Path, executor: Executor, observers: list[str]) -> Spec:
+def _spec(r: Run, request: Request, executor: Executor) -> Spec:
     return Spec(
         run_id=r.run_id,
         config=r.config,
         suites=list(r.suites),
-        results=str(results.resolve()),
+        results=str(request.results.resolve()),
         executor=executor.name,
-        observers=observers,
+        observers=list(request.observers),
         command=["python", "-m", "suites.run", *map(hide_word, sys.argv[1:])],
     )
 
@@ -391,14 +375,11 @@ def _note_other_code(runs: Iterable[Run], found: Mapping[str, Found]) -> None:
     version = code.version
     if code.problem:
         note(f"the commit of the code is not known ({code.problem}); its version is {version}")
-    older: dict[str, int] = {}
-    for r in runs:
-        begun = (found[r.run_id][1] or {}).get("code")
-        if begun and begun != version:
-            older[begun] = older.get(begun, 0) + 1
+    older = Counter((found[r.run_id][1] or {}).get("code") for r in runs)
     for begun, count in older.items():
-        goes = "goes" if count == 1 else "go"
-        note(f"{counted(count, 'run')} begun with code {begun} {goes} on with {version}")
+        if begun and begun != version:
+            goes = "goes" if count == 1 else "go"
+            note(f"{counted(count, 'run')} begun with code {begun} {goes} on with {version}")
 
 
 if __name__ == "__main__":

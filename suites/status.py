@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import sys
 import time
@@ -22,7 +21,8 @@ from typing import Any
 from dreamer import run_folder
 from dreamer.run_folder import State
 from suites import command
-from suites.command import as_text, setting_text, varying
+from suites.command import aligned, as_text, setting_text, varying
+from suites.execution.display import progress
 from suites.execution.executors import states
 from suites.language.identity import overrides_of
 from suites.language.suite import Run
@@ -40,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command.parser("status", __doc__.splitlines()[0])
-    parser.add_argument(
-        "--watch",
-        action="store_true",
-        help="repeat until all runs are done",
-    )
+    parser.add_argument("--watch", action="store_true", help="repeat until all runs are done")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     return parser.parse_args(arguments)
 
@@ -117,7 +113,8 @@ def text(rows: Sequence[dict[str, Any]], results: Path) -> str:
     if running:
         lines += ["", "running"]
         lines += [f"  {row['run_id']}  {_progress(row)}" for row in running]
-    wrong = [r for r in rows if r["state"] in (State.FAILED, State.DEAD, State.UNKNOWN)]
+    wrong = [r for r in rows if r["state"] in (State.FAILED, State.DEAD, State.UNKNOWN)
+             or (r["state"] == State.STOPPED and r["error"])]  # fmt: skip
     if wrong:
         lines += ["", "problems"]
         lines += [f"  {_problem(row, results)}" for row in wrong[:MAX_PROBLEMS]]
@@ -154,21 +151,11 @@ def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
         table.append((task, name, _counts(members), score + each))
     if not any(row["settings"] for row in rows):
         table = [(task, *rest) for task, _, *rest in table]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table
-    ]
+    return aligned(table)
 
 
 def _progress(row: dict[str, Any]) -> str:
-    parts = [f"{row['env_steps'] or 0:,}/{row['budget_env_steps']:,} env_steps"]
-    if row["evaluate_return"] is not None:
-        parts.append(f"last evaluation {row['evaluate_return']:.1f}")
-    if row["env_steps_per_second"]:
-        parts.append(f"{row['env_steps_per_second']:.3g}/s")
-    if row["seconds_left"] is not None:
-        parts.append(f"{datetime.timedelta(seconds=int(row['seconds_left']))} left")
-    return ", ".join([*parts, f"on {row['host']}"])
+    return ", ".join([*progress(row["budget_env_steps"], row), f"on {row['host']}"])
 
 
 def _problem(row: dict[str, Any], results: Path) -> str:
@@ -182,6 +169,8 @@ def _problem(row: dict[str, Any], results: Path) -> str:
     if row["state"] == State.FAILED:
         see = run_folder.see(folder, row["attempt"], run_folder.LOG)
         return f"{row['run_id']} failed: {row['error']}{see}"
+    if row["state"] == State.STOPPED:
+        return f"{row['run_id']} stopped: {row['error']}; the next run continues it"
     last = f"last heartbeat {row['heartbeat']} on {row['host']}"
     error = f", {row['error']}" if row["error"] else ""
     return f"{row['run_id']} is dead: {last}{error}; the next run continues it"

@@ -84,16 +84,16 @@ def execute(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The run's lock. Where there are no locks the run has failed, and its status says why; nobody
-    else can have it there."""
+    """The run's lock. Where there are no locks the run is stopped before it begins, and its status
+    says why; nobody else can have it there."""
     try:
         with locked(folder):
             yield
     except NoLocksError as error:
         state, status = look(folder)
         if state not in (State.DONE, State.RUNNING):
-            failed = {"status": Status.FAILED, "error": str(error)}
-            record = {"run_id": folder.name, **(status or {}), **failed}
+            stopped = {"status": Status.INTERRUPTED, "error": str(error)}
+            record = {"run_id": folder.name, **(status or {}), **stopped}
             run_folder.write_json(folder / run_folder.STATUS, record)
         raise
 
@@ -145,18 +145,24 @@ def _attempt(
     else:
         counts: dict[str, Any] = {"env_steps": summary.env_steps, "updates": summary.updates}
         counts["evaluate_return"] = summary.evaluate_return
-        if summary.status == Status.COMPLETED:
-            final = recorded_score(spec.folder / run_folder.METRICS, spec.config)
-            score, evaluations, _ = final or (None, 0, None)
-            counts |= {"final_score": score, "final_evaluations": evaluations}
-        status_file.finish(Status(summary.status), **counts)
-        if summary.status == Status.COMPLETED and config.keep_replay == "until_done":
-            try:
-                largest = largest_budgets(Path(spec.results), {spec.run_id: config.env_steps})
-                if largest[spec.run_id] <= config.env_steps:
-                    run_folder.discard_replay(spec.folder, "the run was done")
-            except (OSError, UserError) as error:  # the run is done all the same
-                print(f"warning: replay was not removed: {describe(error)}", file=sys.stderr)
+        if summary.status != Status.COMPLETED:
+            status_file.finish(Status(summary.status), **counts)
+            return
+        final = recorded_score(spec.folder / run_folder.METRICS, spec.config)
+        score, evaluations, _ = final or (None, 0, None)
+        counts |= {"final_score": score, "final_evaluations": evaluations}
+        status_file.finish(Status.COMPLETED, **counts)
+        if config.keep_replay == "until_done":
+            _discard_replay(spec, config.env_steps)
+
+
+def _discard_replay(spec: Spec, budget: int) -> None:
+    """Removes the replay of a run that is done, unless a suite wants more env_steps of it."""
+    try:
+        if largest_budgets(Path(spec.results), {spec.run_id: budget})[spec.run_id] <= budget:
+            run_folder.discard_replay(spec.folder, "the run was done")
+    except (OSError, UserError) as error:  # the run is done all the same
+        print(f"warning: replay was not removed: {describe(error)}", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:
@@ -171,9 +177,7 @@ def _close_earlier(results: Path, run_id: str, attempt: int) -> None:
     """Marks earlier attempts that were killed, and are still RUNNING in Sacred's records, as
     INTERRUPTED. They cannot be running: this process holds the lock.
     """
-    for number in run_folder.attempts(run_folder.run_path(results, run_id)):
-        if number == attempt:
-            continue
+    for number in set(run_folder.attempts(run_folder.run_path(results, run_id))) - {attempt}:
         path = run_folder.sacred_run_path(results, run_id, number) / "run.json"
         record = run_folder.read_json(path) or {}  # the audit reports records that are damaged
         if record.get("status") == Status.RUNNING and "heartbeat" in record:

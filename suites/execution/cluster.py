@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
-from dreamer.errors import UserError
+from dreamer.errors import UserError, counted
 from dreamer.run_folder import State
 from slurm import doctor
 from slurm import sbatch as slurm
@@ -59,6 +59,11 @@ class Slot(NamedTuple):
     submission: Submission
     array_task: int  # index in its array
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """What SLURM's queue calls it."""
+        return self.submission.name, self.array_task
+
 
 class Slurm(Executor):
     """Submits runs as SLURM jobs and returns."""
@@ -71,10 +76,21 @@ class Slurm(Executor):
 
     def at_a_time(self, request: Request) -> Capacity:
         profile = load_profile(request.profile)
-        return Capacity(at_a_time(profile, request.runs_per_gpu), "gpu")
+        jobs = profile.options.get("array_parallelism", 256)
+        return Capacity(jobs * runs_per_job(profile, request.runs_per_gpu), "gpu")
 
     def forecast(self, runs: int, request: Request) -> str:
-        return forecast_text(runs, load_profile(request.profile), request.runs_per_gpu)
+        profile = load_profile(request.profile)
+        try:
+            size, source = slurm.array_size(profile), ""
+        except UserError:
+            size, source = slurm.DEFAULT_ARRAY_SIZE, ", if the cluster allows it"
+        each = runs_per_job(profile, request.runs_per_gpu)
+        jobs, calls = forecast(runs, profile, request.runs_per_gpu, size)
+        return (
+            f"slurm     profile {profile.name}: {counted(jobs, 'job')} of {counted(each, 'run')}, "
+            f"{counted(calls, 'call')} of sbatch ({counted(size, 'job')} each{source})"
+        )
 
     def execute(self, specs: Sequence[Spec], request: Request) -> int:
         profile = load_profile(request.profile)
@@ -82,13 +98,50 @@ class Slurm(Executor):
             named, needed = request.observers, request.disk_gb
             if doctor.examine(profile.name, request.results, needs_gb=needed, mongo=named) != 0:
                 raise UserError("the doctor found a problem (see above); nothing is submitted")
-        return submit(specs, request.results, request.suite, profile, request.runs_per_gpu)
+        return submit(specs, request, profile)
 
     def states(self, results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
-        return with_slurm(results, found)
+        """SLURM's queue is asked once, and only if an unfinished run was submitted. If it does not
+        answer, runs that it may have are UNKNOWN."""
+        open_runs = [run_id for run_id, (state, _) in found.items() if state != State.DONE]
+        if not open_runs or not (home(results) / SUBMISSIONS).exists():
+            return dict(found)
+        submitted = _without_cancelled(results, slots(read_submissions(results)), open_runs)
+        updated = dict(found)
+        try:
+            queue = _queue(submitted)
+        except UserError as error:
+            for run_id in submitted:
+                updated[run_id] = _without_queue(*found[run_id], str(error))
+            return updated
+        for run_id, slot in submitted.items():
+            if (job := queue.get(slot.key)) is not None:
+                updated[run_id] = _with_job(*found[run_id], job)
+        return updated
 
     def unneeded(self, results: Path, remove: Path | None = None) -> list[Path]:
-        return unneeded_code(results, remove)
+        """Copies of the code whose submissions have no job left. If SLURM does not answer,
+        submissions with unfinished runs count as if they had."""
+        folder = home(results) / "code"
+        if not folder.is_dir():
+            return []
+        with _locked(results):  # nobody submits meanwhile
+            submissions = read_submissions(results)
+            try:
+                queued = {name for name, _ in slurm.queue(submissions)}
+            except UserError as error:
+                print(f"note: code of unfinished runs is kept: {error}", file=sys.stderr)
+                queued = {
+                    one.name
+                    for one in submissions.values()
+                    if not all(_is_over(results, one, run_id) for job in one.jobs for run_id in job)
+                }
+            needed = {submissions[name].code for name in queued}
+            found = [] if "" in needed else [f for f in folder.iterdir() if f.name not in needed]
+            found = sorted(f for f in found if f.is_dir() and not f.name.startswith("."))
+            if remove in found:
+                shutil.rmtree(remove)
+        return found
 
     def withdraw(self, results: Path, run_ids: Iterable[str], forget: bool) -> Withdrawn:
         if not (home(results) / SUBMISSIONS).exists():
@@ -134,12 +187,12 @@ def read_submissions(results: Path) -> dict[str, Submission]:
 
 def slots(submissions: Mapping[str, Submission]) -> dict[str, Slot]:
     """{run_id: where it was last submitted}"""
-    found = {}
-    for batch in submissions.values():
-        for index, run_ids in enumerate(batch.jobs):
-            for run_id in run_ids:
-                found[run_id] = Slot(batch, index)
-    return found
+    return {
+        run_id: Slot(submission, index)
+        for submission in submissions.values()
+        for index, run_ids in enumerate(submission.jobs)
+        for run_id in run_ids
+    }
 
 
 def _append(results: Path, **entry: Any) -> None:
@@ -171,27 +224,9 @@ def _locked(results: Path) -> Iterator[None]:
 # --- States -----------------------------------------------------------------------
 
 
-def with_slurm(results: Path, found: Mapping[str, Found]) -> dict[str, Found]:
-    """The states, completed from SLURM's queue. It is asked once, and only if an unfinished run was
-    submitted. If it does not answer, runs that it may have are UNKNOWN."""
-    open_runs = [run_id for run_id, (state, _) in found.items() if state != State.DONE]
-    if not open_runs or not (home(results) / SUBMISSIONS).exists():
-        return dict(found)
-    submitted = _without_cancelled(results, slots(read_submissions(results)), open_runs)
-    try:
-        queue = slurm.queue(slot.submission.name for slot in submitted.values())
-    except UserError as error:
-        queue, problem = None, str(error)
-    updated = dict(found)
-    for run_id, slot in submitted.items():
-        state, status = found[run_id]
-        if queue is None:
-            updated[run_id] = _without_queue(state, status, problem)
-            continue
-        job = queue.get((slot.submission.name, slot.array_task))
-        if job is not None:
-            updated[run_id] = _with_job(state, status, job)
-    return updated
+def _queue(where: Mapping[str, Slot]) -> dict[tuple[str, int], Queued]:
+    """SLURM's jobs of these submissions. Raises UserError if it does not answer."""
+    return slurm.queue(slot.submission.name for slot in where.values())
 
 
 def _cancelled_path(results: Path, submission: str) -> Path:
@@ -239,52 +274,30 @@ def runs_per_job(profile: Profile, runs_per_gpu: int) -> int:
     return runs_per_gpu * max(1, profile.gpus)
 
 
-def at_a_time(profile: Profile, runs_per_gpu: int) -> int:
-    """How many runs the profile allows at a time."""
-    parallelism = profile.options.get("array_parallelism", 256)
-    return parallelism * runs_per_job(profile, runs_per_gpu)
-
-
 def forecast(runs: int, profile: Profile, runs_per_gpu: int, size: int) -> tuple[int, int]:
     """(jobs, calls of sbatch) for so many runs, in arrays of at most `size` jobs."""
     jobs = slurm.chunks(range(runs), runs_per_job(profile, runs_per_gpu))
     return len(jobs), len(slurm.chunks(jobs, size))
 
 
-def forecast_text(runs: int, profile: Profile, runs_per_gpu: int) -> str:
-    """A line about what a submission takes; submits nothing."""
-    try:
-        size, source = slurm.array_size(profile), ""
-    except UserError:
-        size, source = slurm.DEFAULT_ARRAY_SIZE, ", if the cluster allows it"
-    each = runs_per_job(profile, runs_per_gpu)
-    jobs, calls = forecast(runs, profile, runs_per_gpu, size)
-    return (
-        f"slurm     profile {profile.name}: {jobs:,} jobs of {each} runs, "
-        f"{calls:,} calls of sbatch ({size:,} jobs each{source})"
-    )
-
-
-def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
-           runs_per_gpu: int) -> int:  # fmt: skip
+def submit(specs: Sequence[Spec], request: Request, profile: Profile) -> int:
     """Submits the runs that are neither done nor running nor queued, and returns when SLURM has
     them. Returns the exit code: 0 if none is left to submit."""
-    results = results.resolve()
+    results = request.results.resolve()
     slurm.check_folder(results)
     size = slurm.array_size(profile)
     with _locked(results):
         where = slots(read_submissions(results))
         where = _without_cancelled(results, where, (spec.run_id for spec in specs))
-        # Raises if SLURM does not answer: nothing is submitted then.
-        queue = slurm.queue(slot.submission.name for slot in where.values())
+        queue = _queue(where)  # raises if SLURM does not answer: nothing is submitted then
         todo = [s for s in specs if not _is_taken(s, where.get(s.run_id), queue)]
         if len(todo) < len(specs):
-            print(f"{len(specs) - len(todo)} runs are queued or running already")
+            print(f"queued or running already: {counted(len(specs) - len(todo), 'run')}")
         if not todo:
             return 0
         version = provenance.code()._asdict()
         code = snapshot(provenance.ROOT, version, home(results) / "code")
-        jobs = slurm.chunks(todo, runs_per_job(profile, runs_per_gpu))
+        jobs = slurm.chunks(todo, runs_per_job(profile, request.runs_per_gpu))
         left_out: list[list[Spec]] = []
         if profile.max_submit_jobs:
             room = max(0, profile.max_submit_jobs - slurm.own_jobs())
@@ -292,7 +305,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         arrays: list[str] = []
         for chunk in slurm.chunks(jobs, size):
             try:
-                arrays.append(_submit_array(chunk, results, suite, profile, code))
+                arrays.append(_submit_array(chunk, results, request.suite, profile, code))
             except UserError as error:
                 _print_submitted(arrays, jobs, size)
                 print(f"error: {error}", file=sys.stderr)
@@ -301,7 +314,8 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
         _print_submitted(arrays, jobs, size)
         if left_out:
             count = sum(map(len, left_out))
-            print(f"{count} runs wait: max_submit_jobs is {profile.max_submit_jobs}; "
+            wait = f"{counted(count, 'run')} {'waits' if count == 1 else 'wait'}"
+            print(f"{wait}: max_submit_jobs is {profile.max_submit_jobs}; "
                   "the same command submits more once there is room")  # fmt: skip
     return 1 if left_out else 0
 
@@ -309,7 +323,7 @@ def submit(specs: Sequence[Spec], results: Path, suite: str, profile: Profile,
 def _is_taken(spec: Spec, slot: Slot | None,
               queue: Mapping[tuple[str, int], Queued]) -> bool:  # fmt: skip
     state, status = look(spec.folder, spec.config)
-    job = queue.get((slot.submission.name, slot.array_task)) if slot else None
+    job = queue.get(slot.key) if slot else None
     if job is not None:
         state, _ = _with_job(state, status, job)
     return state in (State.DONE, State.RUNNING, State.QUEUED)
@@ -323,11 +337,9 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
     cancelled = _cancelled_path(results, name)
     make_folder(cancelled)
     delay_s = int(profile.options.get("signal_delay_s", 90))
-    for_slurm = []
-    for specs in jobs:
-        tasks = [RunTask(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs]
-        job = Job(
-            tasks=tasks,
+    for_slurm = [
+        Job(
+            tasks=[RunTask(s.run_id, str(s.folder.resolve()), s.to_json()) for s in specs],
             module=WORKER,
             code=str(code),
             folder=os.getcwd(),
@@ -335,7 +347,8 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
             signal_delay_s=delay_s,
             requeue=profile.requeue,
         )
-        for_slurm.append(job)
+        for specs in jobs
+    ]
     run_ids = [[spec.run_id for spec in specs] for specs in jobs]
     budgets = {spec.run_id: spec.config["env_steps"] for specs in jobs for spec in specs}
     _append(results, batch=name, jobs=run_ids, budgets=budgets, suite=suite, profile=profile.name,
@@ -351,9 +364,9 @@ def _submit_array(jobs: Sequence[Sequence[Spec]], results: Path, suite: str, pro
 
 def _print_submitted(arrays: Sequence[str], jobs: Sequence[Sequence[Spec]], size: int) -> None:
     sent = jobs[: len(arrays) * size]
-    runs = sum(map(len, sent))
+    runs, calls = counted(sum(map(len, sent)), "run"), counted(len(arrays), "call")
     names = ", ".join(arrays[:5]) + (" ..." if len(arrays) > 5 else "")
-    print(f"submitted {runs} runs as {len(sent)} jobs with {len(arrays)} calls of sbatch"
+    print(f"submitted {runs} as {counted(len(sent), 'job')} with {calls} of sbatch"
           + (f": {names}" if arrays else ""))  # fmt: skip
 
 
@@ -368,14 +381,13 @@ def cancel(results: Path, run_ids: Iterable[str]) -> tuple[list[str], list[str]]
     with _locked(results):
         submissions = read_submissions(results)
         where = {r: slot for r, slot in slots(submissions).items() if r in wanted}
-        queue = slurm.queue(slot.submission.name for slot in where.values())
-        had = [r for r, slot in where.items() if (slot.submission.name, slot.array_task) in queue]
+        queue = _queue(where)
+        had = [r for r, slot in where.items() if slot.key in queue]
         _mark_cancelled(results, had, where)
         jobs = []
-        for key in {(where[r].submission.name, where[r].array_task) for r in had}:
-            name, index = key
+        for name, index in {where[r].key for r in had}:
             if all(_is_over(results, submissions[name], r) for r in submissions[name].jobs[index]):
-                jobs.append(queue[key].job)
+                jobs.append(queue[name, index].job)
         slurm.cancel(sorted(jobs))
     return had, jobs
 
@@ -389,31 +401,6 @@ def forget_runs(results: Path, run_ids: Iterable[str]) -> list[str]:
         had = [r for r, slot in where.items() if _state(results, r, slot.submission) != State.DONE]
         _mark_cancelled(results, had, where)
     return had
-
-
-def unneeded_code(results: Path, remove: Path | None = None) -> list[Path]:
-    """Copies of the code whose submissions have no job left. If SLURM does not answer, submissions
-    with unfinished runs count as if they had. `remove` is removed if it is one of them."""
-    folder = home(results) / "code"
-    if not folder.is_dir():
-        return []
-    with _locked(results):  # nobody submits meanwhile
-        submissions = read_submissions(results)
-        try:
-            queued = {name for name, _ in slurm.queue(submissions)}
-        except UserError as error:
-            print(f"note: code of unfinished runs is kept: {error}", file=sys.stderr)
-            queued = {
-                one.name
-                for one in submissions.values()
-                if not all(_is_over(results, one, run_id) for job in one.jobs for run_id in job)
-            }
-        needed = {submissions[name].code for name in queued}
-        found = [] if "" in needed else [f for f in folder.iterdir() if f.name not in needed]
-        found = sorted(f for f in found if f.is_dir() and not f.name.startswith("."))
-        if remove in found:
-            shutil.rmtree(remove)
-    return found
 
 
 def _mark_cancelled(results: Path, run_ids: Iterable[str], where: Mapping[str, Slot]) -> None:

@@ -5,35 +5,24 @@ from __future__ import annotations
 import datetime
 import sys
 import time
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from dreamer import run_folder
-from dreamer.run_folder import Status
+from dreamer.errors import counted
+from dreamer.run_folder import Status, StatusRecord
 from suites.execution.spec import Spec
 
 LINE_EVERY_S = 30.0
 
 
-class Display(Protocol):
-    """Shows how runs start, go on and end."""
-
-    def started(self, spec: Spec) -> None: ...
-
-    def running(self, spec: Spec, status: dict[str, Any]) -> None: ...
-
-    def ended(self, spec: Spec, status: dict[str, Any], note: str) -> None: ...
-
-    def say(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def make_display(count: int) -> Display:
-    return Bars(count) if sys.stderr.isatty() else Lines(count)
+    return Bars(count) if sys.stderr.isatty() else Display(count)
 
 
-class Lines:
-    """For logs: a line when a run starts, ends, and every LINE_EVERY_S in between."""
+class Display:
+    """Shows how runs start, go on and end. This one is for logs: a line when a run starts and ends,
+    and every LINE_EVERY_S in between."""
 
     def __init__(self, count: int):
         self.count, self.done = count, 0
@@ -43,12 +32,12 @@ class Lines:
         self._said[spec.run_id] = time.monotonic()
         self.say(f"start {spec.run_id}")
 
-    def running(self, spec: Spec, status: dict[str, Any]) -> None:
+    def running(self, spec: Spec, status: StatusRecord) -> None:
         if time.monotonic() - self._said.get(spec.run_id, 0) > LINE_EVERY_S:
             self._said[spec.run_id] = time.monotonic()
             self.say(f"      {spec.run_id} {progress_text(spec, status)}")
 
-    def ended(self, spec: Spec, status: dict[str, Any], note: str) -> None:
+    def ended(self, spec: Spec, status: StatusRecord, note: str) -> None:
         self.done += 1
         self.say(f"{ending_text(spec, status, note)} [{self.done}/{self.count}]")
 
@@ -59,14 +48,14 @@ class Lines:
         pass
 
 
-class Bars:
+class Bars(Display):
     """For terminals: one bar for each running run, a line above for each that ended."""
 
     def __init__(self, count: int):
         from tqdm import tqdm
 
+        super().__init__(count)
         self._tqdm = tqdm
-        self.count, self.done = count, 0
         self._bars: dict[str, Any] = {}
 
     def started(self, spec: Spec) -> None:
@@ -78,15 +67,14 @@ class Bars:
             dynamic_ncols=True,
         )
 
-    def running(self, spec: Spec, status: dict[str, Any]) -> None:
+    def running(self, spec: Spec, status: StatusRecord) -> None:
         bar = self._bars[spec.run_id]
         bar.n = min(status.get("env_steps") or 0, bar.total)
         bar.set_description_str(f"{name(spec.config)}  {progress_text(spec, status)}")
 
-    def ended(self, spec: Spec, status: dict[str, Any], note: str) -> None:
-        self.done += 1
+    def ended(self, spec: Spec, status: StatusRecord, note: str) -> None:
         self._bars.pop(spec.run_id).close()
-        self.say(f"{ending_text(spec, status, note)} [{self.done}/{self.count}]")
+        super().ended(spec, status, note)
 
     def say(self, text: str) -> None:
         self._tqdm.write(text, file=sys.stderr)
@@ -104,9 +92,13 @@ def name(config: dict[str, Any]) -> str:
     return " ".join([*parts, f"s{config['seed']}"])
 
 
-def progress_text(spec: Spec, status: dict[str, Any]) -> str:
+def progress_text(spec: Spec, status: StatusRecord) -> str:
+    return " | ".join(progress(spec.config["env_steps"], status))
+
+
+def progress(budget: int, status: Mapping[str, Any]) -> list[str]:
     """env_steps, updates, return, rate and time left, as far as they are known."""
-    parts = [f"{status.get('env_steps') or 0:,}/{spec.config['env_steps']:,} env_steps"]
+    parts = [f"{status.get('env_steps') or 0:,}/{budget:,} env_steps"]
     if status.get("updates") is not None:
         parts.append(f"{status['updates']:,} updates")
     if status.get("evaluate_return") is not None:
@@ -117,18 +109,18 @@ def progress_text(spec: Spec, status: dict[str, Any]) -> str:
         parts.append(f"{status['env_steps_per_second']:.3g}/s")
     if status.get("seconds_left") is not None:
         parts.append(f"{datetime.timedelta(seconds=int(status['seconds_left']))} left")
-    return " | ".join(parts)
+    return parts
 
 
-def final_text(status: dict[str, Any]) -> str:
+def final_text(status: StatusRecord) -> str:
     """A finished run's final score (suites/record/scores.py); empty where there is none."""
-    score, count = status.get("final_score"), status.get("final_evaluations")
+    score, count = status.get("final_score"), status.get("final_evaluations") or 0
     if score is None:
         return ""
-    return f"final score {score:.1f} (mean of {count} evaluation{'s' if count != 1 else ''})"
+    return f"final score {score:.1f} (mean of {counted(count, 'evaluation')})"
 
 
-def ending_text(spec: Spec, status: dict[str, Any], note: str) -> str:
+def ending_text(spec: Spec, status: StatusRecord, note: str) -> str:
     """How a run ended, and where to look if it went wrong."""
     recorded = status.get("status")
     if note:

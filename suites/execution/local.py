@@ -19,12 +19,20 @@ from types import FrameType
 from typing import BinaryIO, NamedTuple
 
 from dreamer import run_folder
-from dreamer.errors import UserError, describe, one_line
+from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status, StatusRecord
 from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
-from suites.execution.spec import EXIT_BUSY, EXIT_CODES, WORKER, Spec, is_later, last_words
+from suites.execution.spec import (
+    EXIT_BUSY,
+    EXIT_CODES,
+    WORKER,
+    Spec,
+    is_later,
+    last_line,
+    last_words,
+)
 from suites.record.folder import NoLocksError, locked, make_folder
 from suites.record.provenance import ROOT
 
@@ -136,7 +144,7 @@ class _Pool:
         code = worker.process.returncode
         if code == EXIT_BUSY:
             taken_over = f"{worker.spec.run_id}: another process has taken it over"
-            self.display.ended(worker.spec, {}, _last_line(output) or taken_over)
+            self.display.ended(worker.spec, {}, last_line(output) or taken_over)
         else:
             self.display.ended(worker.spec, _ending(worker, code, output), "")
 
@@ -181,7 +189,7 @@ def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
             return {**status, "status": None, **said}
     elif not said:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        said = {"status": Status.FAILED, "error": _last_line(output) or how}
+        said = {"status": Status.FAILED, "error": last_line(output) or how}
     status = {**status, **said}
     try:
         make_folder(spec.folder)
@@ -199,8 +207,3 @@ def _ending(worker: Worker, code: int, output: str) -> StatusRecord:
 def _text(file: BinaryIO) -> str:
     file.seek(0)
     return file.read().decode("utf-8", "replace")
-
-
-def _last_line(output: str) -> str:
-    lines = output.strip().splitlines()
-    return one_line(lines[-1]).removeprefix("error: ") if lines else ""

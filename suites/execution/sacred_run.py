@@ -170,9 +170,6 @@ def _write_results(folder: Path) -> None:
 def _checkpoints(folder: Path) -> list[dict[str, str]]:
     """Each checkpoint's path and SHA-256."""
     return [
-        {
-            "path": str(path.relative_to(folder)),
-            "sha256": run_folder.sha256(path),
-        }
+        {"path": str(path.relative_to(folder)), "sha256": run_folder.sha256(path)}
         for path in run_folder.checkpoint_paths(folder / run_folder.CHECKPOINTS)
     ]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dreamer.errors import one_line
 from dreamer.run_folder import Status, StatusRecord, run_path
 
 # Codes that Python and shells do not use, so that each has one meaning. Only 0 is not: code of an
@@ -26,6 +27,12 @@ def last_words(output: str) -> StatusRecord:
             with contextlib.suppress(ValueError):
                 return json.loads(line)[LAST_WORDS]
     return {}
+
+
+def last_line(output: str) -> str:
+    """The last line that a process printed, without `error: `; "" if it printed none."""
+    lines = output.strip().splitlines()
+    return one_line(lines[-1]).removeprefix("error: ") if lines else ""
 
 
 def is_later(recorded: StatusRecord, said: StatusRecord) -> bool:

@@ -19,8 +19,9 @@ from typing import Any
 
 from dreamer.command_line import main
 from dreamer.config import config_from_dict
-from dreamer.errors import UserError, one_line
+from dreamer.errors import UserError
 from suites.execution.environment import cores, gpus, worker_environment
+from suites.execution.spec import last_line
 from suites.record.provenance import ROOT
 
 WITHIN_S = 600.0
@@ -47,13 +48,9 @@ def try_tasks(configs: Iterable[Mapping[str, Any]]) -> None:
         raise UserError(f"task: {tasks}: no first picture within {WITHIN_S:.0f} s") from None
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        raise UserError(f"task: {_last_line(done.stdout)}: its process was ended by {name}")
+        raise UserError(f"task: {last_line(done.stdout)}: its process was ended by {name}")
     if done.returncode > 0:
-        raise UserError(_last_line(done.stderr).removeprefix("error: "))
-
-
-def _last_line(output: str) -> str:
-    return one_line((output.strip().splitlines() or ["no message"])[-1])
+        raise UserError(last_line(done.stderr) or "task: its process ended without a message")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -30,12 +30,7 @@ class Choice(NamedTuple):
 
 def entries(body: Mapping[str, Node], key: str) -> list[Node]:
     """The entries of a key: a list, or a single entry. An empty list is an error."""
-    if key not in body:
-        return []
-    entries = body[key].items_or_self()
-    if not entries:
-        raise body[key].error("an empty list")
-    return entries
+    return body[key].items() if key in body else []
 
 
 def unknown_key(node: Node, key: str, names: Iterable[str]) -> UserError:
@@ -44,14 +39,15 @@ def unknown_key(node: Node, key: str, names: Iterable[str]) -> UserError:
     return node._replace(path=parent).error(f"no {show(key)}; {nearest(key, names)}")
 
 
-def setting_value(node: Node, key: str) -> Any:
-    """The value of a setting, checked without the other settings."""
+def setting_value(node: Node, key: str, sets: Iterable[str] = TASK_SETS) -> Any:
+    """The value of a setting, checked without the other settings. `sets`: names of task sets, for
+    the error about an unknown task."""
     if key == "environment" and isinstance(node.value, dict):  # arguments of its maker
         node = node._replace(value=node.plain())
     elif isinstance(node.value, (dict, list)):
         raise node.error(f"one value is expected, not {kind(node.value)}")
     if key == "task" and not is_task(node.text()):
-        raise node.error(f"no task {show(node.value)}; {nearest(node.value, (*TASKS, *TASK_SETS))}")
+        raise node.error(f"no task {show(node.value)}; {nearest(node.value, (*TASKS, *sets))}")
     try:
         return check_setting(key, node.value)
     except ConfigError as error:
@@ -61,9 +57,7 @@ def setting_value(node: Node, key: str) -> Any:
 def seeds_of(node: Node) -> list[int]:
     """The seeds that `seeds` gives: 0, 1, 2 for 3; a list as it is."""
     if isinstance(node.value, list):
-        if not node.value:
-            raise node.error("an empty list")
-        items = [i if isinstance(i, Node) else node._replace(value=i) for i in node.value]
+        items = [i if isinstance(i, Node) else node._replace(value=i) for i in node.items()]
         seeds = [setting_value(item, "seed") for item in items]
         if len(set(seeds)) < len(seeds):
             raise node.error("a seed is given twice")
@@ -86,17 +80,12 @@ def task_sets(body: Mapping[str, Node]) -> dict[str, tuple[str, ...]]:
 
 def axis_values(node: Node, key: str, sets: Mapping[str, Sequence[str]]) -> list[Node]:
     """The values of an axis, checked, without repetition; task sets are replaced by their tasks."""
-    items = node.items_or_self()
-    if not items:
-        raise node.error("an empty list")
     values: list[Node] = []
-    for item in items:
+    for item in node.items():
         if key == "task" and isinstance(item.value, str) and item.value in sets:
             values += [item._replace(value=task) for task in sets[item.value]]
-        elif key == "task" and isinstance(item.value, str) and not is_task(item.value):
-            raise item.error(f"no task {show(item.value)}; {nearest(item.value, (*TASKS, *sets))}")
         else:
-            values.append(item._replace(value=setting_value(item, key)))
+            values.append(item._replace(value=setting_value(item, key, sets)))
     met: set[Any] = set()
     for value in values:
         if value.value in met:
@@ -139,9 +128,9 @@ def zip_axis(node: Node, sets: Mapping[str, Sequence[str]]) -> list[Choice]:
     ]
 
 
-def task_settings(body: Mapping[str, Node]) -> dict[str, tuple[Node, dict[str, Node]]]:
-    """The settings of single tasks: {task: (its place, {setting: value})}."""
-    overrides: dict[str, tuple[Node, dict[str, Node]]] = {}
+def task_settings(body: Mapping[str, Node]) -> dict[str, Node]:
+    """The settings of single tasks: {task: its place, with {setting: value} as value}."""
+    overrides: dict[str, Node] = {}
     for task, node in (body["tasks"].mapping() if "tasks" in body else {}).items():
         if not is_task(task):
             raise unknown_key(node, task, TASKS)
@@ -150,16 +139,8 @@ def task_settings(body: Mapping[str, Node]) -> dict[str, tuple[Node, dict[str, N
             if key not in SETTINGS or key == "task":
                 raise unknown_key(value, key, (s for s in SETTINGS if s != "task"))
             settings[key] = value._replace(value=setting_value(value, key))
-        overrides[task] = (node, settings)
+        overrides[task] = node._replace(value=settings)
     return overrides
-
-
-def size_of(axes: Sequence[list[Choice]]) -> int:
-    """The number of combinations."""
-    size = 1
-    for axis in axes:
-        size *= len(axis)
-    return size
 
 
 class Rule:
@@ -185,9 +166,7 @@ def exclude_rule(node: Node, sets: Mapping[str, Sequence[str]]) -> Rule:
     values: dict[str, set[Any]] = {}
     globs: dict[str, list[str]] = {}
     for key, given in _axes(node).items():
-        items = given.items_or_self()
-        if not items:
-            raise given.error("an empty list")
+        items = given.items()
         is_text = Config.__dataclass_fields__[key].type == "str"
         globs[key] = [
             i.value for i in items if is_text and isinstance(i.value, str) and is_glob(i.value)

@@ -25,10 +25,8 @@ from dreamer.variants import BEHAVIOURS
 from suites.language.nodes import Node, kind, show
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "results" / "published"
-FIGURES = (
-    *("curves", "sweep", "heatmap", "bars", "aggregates", "strips", "predictions"),
-    "observations",
-)
+FIGURES = ("curves", "sweep", "heatmap", "bars", "aggregates", "strips", "predictions",
+           "observations")  # fmt: skip
 DEFAULT_FIGURES = ("curves", "aggregates", "strips", "observations")
 DEFAULT_SWEEP_FIGURES = ("sweep", "strips", "observations")  # of a suite with an `x`
 DEFAULT_SCALE = "control"
@@ -88,14 +86,9 @@ def shown(body: Mapping[str, Node]) -> Shown:
 
 
 def _figures(node: Node) -> tuple[str, ...]:
-    items = node.items_or_self()
-    if not items:
-        raise node.error("an empty list")
     names: list[str] = []
-    for item in items:
-        name = item.text()
-        if name not in FIGURES:
-            raise item.error(f"no figure {show(name)}; {nearest(name, FIGURES)}")
+    for item in node.items():
+        name = item.one_of(FIGURES, "figure")
         if name in names:
             raise item.error(f"{show(name)} is given twice")
         names.append(name)
@@ -140,10 +133,7 @@ def _scale(node: Node) -> Scale:
                 raise value.error(f"no task {show(task)}; {nearest(task, TASKS)}")
             ranges[task] = _range(value)
         return Scale(ranges)
-    name = node.text()
-    if name not in scales():
-        raise node.error(f"no scale {show(name)}; {nearest(name, scales())}")
-    return named_scale(name)
+    return named_scale(node.one_of(scales(), "scale"))
 
 
 def _range(node: Node) -> tuple[float, float]:
@@ -161,10 +151,7 @@ def _range(node: Node) -> tuple[float, float]:
 
 def published_method(node: Node) -> str:
     """A method of results/published/scores.csv."""
-    name = node.text()
-    if name not in published_methods():
-        raise node.error(f"no published method {show(name)}; {nearest(name, published_methods())}")
-    return name
+    return node.one_of(published_methods(), "published method")
 
 
 @cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from dreamer.errors import UserError, describe, nearest, one_line, shorten
 from dreamer.run_folder import read_bytes
 
 MAX_NODES = 1_000_000  # more come from anchors that multiply
+# The tags that PyYAML itself resolves; `!!python/...` and the like are refused.
+_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
 
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -53,8 +56,10 @@ class Node(NamedTuple):
             raise self.error(f"a list is expected, not {kind(self.value)}")
         return self.value
 
-    def items_or_self(self) -> list[Node]:
-        """The values of a list; a single value counts as a list of one."""
+    def items(self) -> list[Node]:
+        """The values of a list, which must have some; a single value counts as a list of one."""
+        if self.value == []:
+            raise self.error("an empty list")
         return self.value if isinstance(self.value, list) else [self]
 
     def plain(self) -> Any:
@@ -69,6 +74,14 @@ class Node(NamedTuple):
         if not isinstance(self.value, str):
             raise self.error(f"text is expected, not {kind(self.value)}")
         return self.value
+
+    def one_of(self, names: Collection[str], what: str = "") -> str:
+        """A text that is one of these names; errors call it `what`."""
+        name = self.text()
+        if name not in names:
+            shown = f"{what} {show(name)}".strip()
+            raise self.error(f"no {shown}; {nearest(name, names)}")
+        return name
 
     def whole(self, low: int) -> int:
         """A whole number from `low` upwards; 3.0 counts as 3."""
@@ -121,14 +134,11 @@ def load(path: Path) -> Node:
     text = read(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise UserError(f"{path}: empty")
+        return _Converter(path).convert(root, "")
     except yaml.YAMLError as error:
         raise _syntax_error(path, text, error) from None
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply") from None
-    if root is None:
-        raise UserError(f"{path}: empty")
-    try:
-        return _Converter(path).convert(root, "")
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
 
@@ -180,51 +190,33 @@ class _Converter:
     def _mapping(self, node: yaml.MappingNode, path: str, here: Node) -> dict[str, Node]:
         self._refuse_tag(node, here)
         values: dict[str, Node] = {}
-        first_line: dict[str, int] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            at = Node(None, f"{self.path}:{line}", path)
+            at = Node(None, f"{self.path}:{key_node.start_mark.line + 1}", path)
             key = self._scalar(key_node, at) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str):
                 raise at.error(f"keys are text, not {kind(key)}")
             if key == "<<":
                 raise at.error("merge keys (<<) are not supported")
             if key in values:
-                raise at.error(f"duplicate key {show(key)}, first on line {first_line[key]}")
-            first_line[key] = line
+                first = values[key].where.rpartition(":")[2]
+                raise at.error(f"duplicate key {show(key)}, first on line {first}")
             # Errors about a value name the line of its key, also if the value starts below.
             child = self.convert(value_node, f"{path}.{key}" if path else key)
             values[key] = child._replace(where=at.where)
         return values
 
     def _scalar(self, node: yaml.ScalarNode, here: Node) -> Any:
-        if node.style is not None:  # quoted or block text
-            if node.tag != "tag:yaml.org,2002:str":
-                raise here.error(f"tags are not supported ({show(node.tag)})")
-            return node.value
-        self._refuse_tag(node, here)
+        is_text = node.style is not None  # quoted or block text
+        self._refuse_tag(node, here, ("str",) if is_text else _TAGS)
         try:
-            return scalar(node.value)
+            return node.value if is_text else scalar(node.value)
         except ValueError as error:
             raise here.error(str(error)) from None
 
     @staticmethod
-    def _refuse_tag(node: yaml.Node, here: Node) -> None:
-        """Only the tags that PyYAML itself resolves; `!!python/...` and the like are refused."""
-        resolved = {
-            "map",
-            "seq",
-            "str",
-            "int",
-            "float",
-            "bool",
-            "null",
-            "timestamp",
-            "merge",
-            "value",
-        }
+    def _refuse_tag(node: yaml.Node, here: Node, known: Collection[str] = _TAGS) -> None:
         prefix, _, name = node.tag.rpartition(":")
-        if prefix != "tag:yaml.org,2002" or name not in resolved:
+        if prefix != "tag:yaml.org,2002" or name not in known:
             raise here.error(f"tags are not supported ({show(node.tag)})")
 
 

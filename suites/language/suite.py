@@ -1,30 +1,13 @@
 """Expands a suite file to a list of runs: a pure function of the file and those it includes.
 
-    preset: submission            any setting of dreamer/config.py, for every run
-    env_steps: 2e6
-    seeds: 3                      0, 1, 2; or a list
-    grid:                         axes to combine; a list of grids is their union
-      task: control_suite         tasks or task sets
-      behaviour: [dreamer, planet]
-    zip:                          axes that advance together
-      horizon: [10, 20]
-      length: [25, 50]
-    tasks:                        settings of single tasks
-      walker_run: {env_steps: 5e6}
-    exclude:                      combinations to leave out; lists or globs of values
-      - {behaviour: planet, task: quadruped_*}
-    include: [figure7.yaml]       runs of other suites
-
-Other keys say how to run it (`executor`, `profile`, `workers`, `runs_per_gpu`, `observers`) and
-what figures show (`about`, `published`, `figures`, `x`, `scale`: see figures.py); `task_sets` names
-lists of tasks. suites/README.md explains every key. A run is identified by its settings
-(identity.py), so a run that several suites name is one run. Its budget is no part of it: of several
-the largest counts.
+suites/README.md explains every key. A run is identified by its settings (identity.py), so a run
+that several suites name is one run. Its budget is no part of it: of several the largest counts.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +25,6 @@ from suites.language.axes import (
     grid_axes,
     seeds_of,
     setting_value,
-    size_of,
     task_sets,
     task_settings,
     unknown_key,
@@ -161,19 +143,13 @@ def _expand(
         known[place] = suite
         for run in suite.runs:
             _add(runs, run._replace(suites=(*run.suites, name)))
-    own = [
-        key
-        for key in body
-        if key in SETTINGS or key in ("grid", "zip", "seeds", "tasks", "exclude")
-    ]
+    own = body.keys() & {*SETTINGS, "grid", "zip", "seeds", "tasks", "exclude"}
     if own or "include" not in body:
         for run in _own_runs(root, name, overrides):
             _add(runs, run)
     if not runs:
         raise root.error("no runs")
-    executor = body["executor"].text() if "executor" in body else FALLBACK.name
-    if executor not in EXECUTORS:
-        raise body["executor"].error(f"no {executor!r}; {nearest(executor, EXECUTORS)}")
+    executor = body["executor"].one_of(EXECUTORS) if "executor" in body else FALLBACK.name
     return Suite(
         name=name,
         path=path,
@@ -208,27 +184,27 @@ def _own_runs(root: Node, name: str, overrides: dict[str, Any]) -> Iterable[Run]
     for grid in grids:
         axes = [*grid, *zipped]
         _refuse_twice(base, axes, by_task)
-        count += size_of(axes)
+        count += math.prod(map(len, axes))
         if count > MAX_RUNS:
             raise root.error(f"more than {MAX_RUNS} runs")
         yield from _combine(root, name, base, axes, by_task, rules, final, tasks_met)
     for task, node in by_task.items():
         if task not in tasks_met:
-            raise node[0].error(f"this suite has no such task; {nearest(task, tasks_met)}")
+            raise node.error(f"this suite has no such task; {nearest(task, tasks_met)}")
     for rule in rules:
         if not rule.hits:
             raise rule.node.error("excludes nothing")
 
 
 def _combine(root: Node, name: str, base: dict[str, Node], axes: Sequence[list[Choice]],
-             by_task: dict[str, tuple[Node, dict[str, Node]]], rules: list[Rule],
-             final: dict[str, Any], tasks_met: set[str]) -> Iterable[Run]:  # fmt: skip
+             by_task: dict[str, Node], rules: list[Rule], final: dict[str, Any],
+             tasks_met: set[str]) -> Iterable[Run]:  # fmt: skip
     """A run for each combination of the axes. Later ones override earlier ones: settings, settings
     of the task, axes, --set."""
     base_values = {key: setting_value(node, key) for key, node in base.items()}
     task_values = {
-        task: {key: node.value for key, node in nodes.items()}
-        for task, (_, nodes) in by_task.items()
+        task: {key: node.value for key, node in given.value.items()}
+        for task, given in by_task.items()
     }
     seen: set[tuple[str, int]] = set()
     for combination in itertools.product(*axes):
@@ -281,13 +257,13 @@ def _blame(
     error: ConfigError,
     final: Mapping[str, Any],
     base: Mapping[str, Node],
-    task: tuple[Node, dict[str, Node]] | None,
+    task: Node | None,
     combination: Sequence[Choice],
 ) -> UserError:
     """The error, with the place where its setting was given, or else the file."""
     if error.key in final:
         return UserError(one_line(f"--set {error.key}: {error.message}"))
-    for given in (*(choice.nodes for choice in combination), task[1] if task else {}, base):
+    for given in (*(choice.nodes for choice in combination), task.value if task else {}, base):
         if error.key in given:
             return given[error.key].error(error.message)
     return root.error(str(error))
@@ -297,7 +273,7 @@ def _blame(
 
 
 def _refuse_twice(base: Mapping[str, Node], axes: Sequence[list[Choice]],
-                  by_task: Mapping[str, tuple[Node, dict[str, Node]]]) -> None:  # fmt: skip
+                  by_task: Mapping[str, Node]) -> None:  # fmt: skip
     """Raises if a setting is given twice: at the top, on an axis, or on an axis and for a task."""
     met: dict[str, str] = {key: node.where for key, node in base.items()}
     for axis in axes:
@@ -305,9 +281,9 @@ def _refuse_twice(base: Mapping[str, Node], axes: Sequence[list[Choice]],
             if key in met:
                 raise node.error(f"{key} is also given at {met[key]}")
             met[key] = node.where
-            for _, settings in by_task.values():
-                if key in settings:
-                    raise settings[key].error(f"{key} is also an axis, at {node.where}")
+            for given in by_task.values():
+                if key in given.value:
+                    raise given.value[key].error(f"{key} is also an axis, at {node.where}")
 
 
 def _observer(node: Node) -> str:

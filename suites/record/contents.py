@@ -70,11 +70,11 @@ def read(results: Path, run: Run) -> RunContents:
     state, status = look(folder, run.config)
     metrics, problems = read_metrics(folder / run_folder.METRICS)
     returns = [m.get("episode_return") for m in metrics if m["kind"] == "episode"]
-    numbers = run_folder.attempts(folder)
-    provenances = {
-        n: run_folder.read_json(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE)
-        for n in numbers
+    paths = {
+        n: run_folder.attempt_path(folder, n) / run_folder.PROVENANCE
+        for n in run_folder.attempts(folder)
     }
+    provenances = {n: run_folder.read_json(path) for n, path in paths.items()}
     return RunContents(
         run=run,
         folder=folder,
@@ -86,9 +86,6 @@ def read(results: Path, run: Run) -> RunContents:
         returns=hash(tuple(returns)) if len(returns) > 1 else None,
         provenances={n: found for n, found in provenances.items() if found is not None},
         damaged=[
-            n
-            for n, found in provenances.items()
-            if found is None
-            and os.path.lexists(run_folder.attempt_path(folder, n) / run_folder.PROVENANCE)
+            n for n, path in paths.items() if provenances[n] is None and os.path.lexists(path)
         ],
     )

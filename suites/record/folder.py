@@ -26,7 +26,7 @@ from dreamer.run_folder import State, Status, StatusRecord
 
 LOCK_WAIT_S = 0.5
 DEAD_AFTER_S = 120.0  # without a heartbeat, which comes every few seconds
-STATES = {
+STATES: dict[str, State] = {
     Status.COMPLETED: State.DONE,
     Status.FAILED: State.FAILED,
     Status.INTERRUPTED: State.STOPPED,
@@ -112,8 +112,8 @@ def _judge(folder: Path, status: StatusRecord | None, holding: bool) -> tuple[St
         return State.MISSING, None
     recorded = status.get("status")
     if recorded != Status.RUNNING:
-        state = next((state for s, state in STATES.items() if s == recorded), State.UNKNOWN)
-        return state, None if status else _unreadable(folder / run_folder.STATUS)
+        reason = None if status else _unreadable(folder / run_folder.STATUS)
+        return STATES.get(str(recorded), State.UNKNOWN), reason
     if status.get("host") == socket.gethostname():
         locked_here = False if holding else is_locked(folder)
         if locked_here is not None:  # a lock is released at once when its process ends

@@ -39,11 +39,10 @@ def _of_finished(folder: Path, config: Mapping[str, Any]) -> run_folder.StatusRe
     attempts = run_folder.attempts(folder)
     if not isinstance(budget, int) or problems or not (metrics and checkpoints and attempts):
         return None
-    last = metrics[-1]
-    reached = min(last["env_steps"], run_folder.checkpoint_env_steps(checkpoints[-1]))
-    if reached < budget or not checkpoints[-1].is_file():
+    last, checkpoint = metrics[-1], checkpoints[-1]
+    if min(last["env_steps"], run_folder.checkpoint_env_steps(checkpoint)) < budget:
         return None
-    if not run_folder.is_whole(checkpoints[-1]):
+    if not (checkpoint.is_file() and run_folder.is_whole(checkpoint)):
         return None
     path = run_folder.attempt_path(folder, attempts[-1]) / run_folder.PROVENANCE
     origin = run_folder.read_json(path) or {}

@@ -6,6 +6,7 @@ The run folder's `metrics.jsonl` is complete. What a sink missed can be sent fro
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 import time
 import warnings
@@ -17,7 +18,7 @@ from sacred.observers import FileStorageObserver, MongoObserver, RunObserver
 from sacred.serializer import flatten
 
 from dreamer import run_folder
-from dreamer.run_folder import write_json
+from dreamer.run_folder import Status, write_json
 from suites.record import mongo, mongo_urls
 from suites.record.secrets import hide
 
@@ -36,12 +37,11 @@ class Files(FileStorageObserver):
     def __init__(self, folder: Path):
         super().__init__(folder, copy_sources=False)
         self._metrics: dict[str, dict[str, list[Any]]] = {}
-        self._values, self._written = (
-            0,
-            0,
-        )  # values in all, and in the file
+        self._values, self._written = 0, 0  # values in all, and in the file
 
     def save_json(self, obj: Any, filename: str) -> None:
+        if filename == "run.json" and obj["status"] != Status.RUNNING:  # the last event
+            self._write_metrics()
         write_json(Path(str(self.dir)) / filename, flatten(obj))
 
     def log_metrics(self, metrics_by_name: dict[str, Any], info: dict[str, Any]) -> None:
@@ -59,18 +59,6 @@ class Files(FileStorageObserver):
             write_json(Path(str(self.dir)) / "metrics.json", self._metrics, indent=None)
             self._written = self._values
 
-    def completed_event(self, stop_time: Any, result: Any) -> None:
-        self._write_metrics()
-        super().completed_event(stop_time, result)
-
-    def interrupted_event(self, interrupt_time: Any, status: str) -> None:
-        self._write_metrics()
-        super().interrupted_event(interrupt_time, status)
-
-    def failed_event(self, fail_time: Any, fail_trace: Any) -> None:
-        self._write_metrics()
-        super().failed_event(fail_time, fail_trace)
-
 
 class Sink:
     """An observer whose failures are one warning; later events are tried again."""
@@ -79,7 +67,21 @@ class Sink:
         self.inner, self.name, self.priority = inner, name, inner.priority
         self.missed = 0  # events
 
-    def _send(self, event: str, arguments: dict[str, Any]) -> Any:
+    def _send(self, event: str, /, **arguments: Any) -> Any:
+        if event == "failed_event":
+            arguments["fail_trace"] = [hide(line) for line in arguments.get("fail_trace") or ()]
+        return self._take(event, arguments)
+
+    started_event = functools.partialmethod(_send, "started_event")
+    heartbeat_event = functools.partialmethod(_send, "heartbeat_event")
+    completed_event = functools.partialmethod(_send, "completed_event")
+    interrupted_event = functools.partialmethod(_send, "interrupted_event")
+    failed_event = functools.partialmethod(_send, "failed_event")
+    resource_event = functools.partialmethod(_send, "resource_event")
+    artifact_event = functools.partialmethod(_send, "artifact_event")
+    log_metrics = functools.partialmethod(_send, "log_metrics")
+
+    def _take(self, event: str, arguments: dict[str, Any]) -> Any:
         try:
             return getattr(self.inner, event)(**arguments)
         except Exception as error:  # training goes on, whatever it is
@@ -91,31 +93,6 @@ class Sink:
             text = hide(f"{type(error).__name__}: {error}")
             warnings.warn(f"{self.name} misses records, training goes on: {text}", stacklevel=2)
         self.missed += 1
-
-    def started_event(self, **arguments: Any) -> Any:
-        return self._send("started_event", arguments)
-
-    def heartbeat_event(self, **arguments: Any) -> None:
-        self._send("heartbeat_event", arguments)
-
-    def completed_event(self, **arguments: Any) -> None:
-        self._send("completed_event", arguments)
-
-    def interrupted_event(self, **arguments: Any) -> None:
-        self._send("interrupted_event", arguments)
-
-    def failed_event(self, **arguments: Any) -> None:
-        lines = [hide(line) for line in arguments.get("fail_trace") or ()]
-        self._send("failed_event", {**arguments, "fail_trace": lines})
-
-    def resource_event(self, **arguments: Any) -> None:
-        self._send("resource_event", arguments)
-
-    def artifact_event(self, **arguments: Any) -> None:
-        self._send("artifact_event", arguments)
-
-    def log_metrics(self, **arguments: Any) -> None:
-        self._send("log_metrics", arguments)
 
     def join(self) -> None:
         pass
@@ -135,7 +112,7 @@ class LaterSink(Sink):
         self._metrics_info: dict[str, Any] = {}  # where the observer keeps the names of metrics
         threading.Thread(target=self._deliver, name=name, daemon=True).start()
 
-    def _send(self, event: str, arguments: dict[str, Any]) -> Any:
+    def _take(self, event: str, arguments: dict[str, Any]) -> Any:
         with self._news:
             if event == "heartbeat_event" and self._waiting and self._waiting[-1][0] == event:
                 self._waiting.pop()
@@ -207,6 +184,13 @@ class Mongo(MongoObserver):
 
     run_entry: dict[str, Any]
 
+    def __init__(self, **named: Any):
+        super().__init__(**named)
+        self.sent: dict[str, int] = {}  # values of each metric
+        self.refused: set[str] = set()  # metrics, for good
+        self.failed: dict[str, Any] | None = None  # the values of a try that ended early
+        self.done: set[str] = set()  # metrics of that try that were sent
+
     def insert(self) -> None:
         query = {"_id": self.run_entry["_id"]}
         self.runs.update_one(query, {"$setOnInsert": self.run_entry}, upsert=True)
@@ -229,11 +213,9 @@ class Mongo(MongoObserver):
         """Puts each metric's new values after the `sent` ones, from where the last try with these
         values ended. A metric that is refused for good (16 MB) is left out from then on, once the
         others are sent."""
-        self.sent: dict[str, int] = getattr(self, "sent", {})
-        self.refused: set[str] = getattr(self, "refused", set())
-        if getattr(self, "failed", None) is not metrics_by_name:
-            self.done: set[str] = set()
-        self.failed: dict[str, Any] | None = metrics_by_name
+        if self.failed is not metrics_by_name:
+            self.done = set()
+        self.failed = metrics_by_name
         listed = info.setdefault("metrics", [])
         error = None
         for name, metric in metrics_by_name.items():

@@ -33,6 +33,8 @@ from dreamer.run_folder import checkpoint_paths
 from dreamer.train import train
 from slurm import job, sbatch
 from suites.execution import cluster
+from suites.execution.executor import Request
+from suites.execution.executors import EXECUTORS
 from suites.execution.executors import states as states_of
 from suites.language.suite import Run, expand
 from suites.record.folder import make_folder
@@ -322,7 +324,7 @@ def test_runs_that_share_a_job_have_fates_of_their_own(slurm, tmp_path):
         grid={"model_learning_rate": [1e-3, 1e30]},
     )  # fmt: skip
     code, out, _ = command("run", suite)
-    assert code == 0 and "submitted 4 runs as 1 jobs" in out
+    assert code == 0 and "submitted 4 runs as 1 job with 1 call of sbatch" in out
     wait_for(lambda: not queue(), "the job's end")
     code, out, err = command("run", suite)
     assert code == 1 and out.strip() == "2 done, 2 failed" and "not finite" in err
@@ -331,7 +333,7 @@ def test_runs_that_share_a_job_have_fates_of_their_own(slurm, tmp_path):
         failed = run.config["model_learning_rate"] > 1
         assert endings(folder) == ["failed" if failed else "completed"]
         assert ("FloatingPointError" in (folder / "attempts/1/log.txt").read_text()) == failed
-    assert "submitted 2 runs as 1 jobs" in command("run", suite, "--retry-failed")[1]
+    assert "submitted 2 runs as 1 job with" in command("run", suite, "--retry-failed")[1]
     wait_for(lambda: not queue(), "the second job's end")
     assert command("run", suite)[1].strip() == "2 done, 2 failed"
     attempts = [run_folder.attempts(f) for f in (tmp_path / "results/runs").iterdir()]
@@ -431,7 +433,7 @@ def test_no_more_jobs_are_submitted_than_the_profile_allows(slurm, tmp_path):
     assert code == 1 and "submitted 2 runs" in out and "3 runs wait: max_submit_jobs is 3" in out
     assert len(queue()) == 3
     assert command("cancel", other)[0] == 0
-    assert "submitted 1 runs" in command("run", suite)[1]
+    assert "submitted 1 run as 1 job with" in command("run", suite)[1]
     assert [*states(suite).values()].count("queued") == len(queue()) == 3
 
 
@@ -524,7 +526,7 @@ def test_ten_thousand_runs_are_chunked_below_the_cluster_s_limit(slurm, tmp_path
     assert "MaxArraySize            = 1001" in limit
     suite = write_suite(tmp_path / "suite.yaml", seeds=list(range(10_000)))
     code, out, _ = command("run", suite, "--plan")
-    assert code == 0 and "10,000 jobs of 1 runs, 10 calls of sbatch" in out
+    assert code == 0 and "10,000 jobs of 1 run, 10 calls of sbatch" in out
     assert not queue()
 
 
@@ -576,6 +578,14 @@ def test_chunks_hold_everything_once_in_order(tmp_path):
     assert len(found) == 11 and max(map(len, found)) == 999
     profile = profile_of(tmp_path, "gpus_per_node: 2")
     assert cluster.forecast(10_000, profile, 3, 500) == (1667, 4)
+
+
+def test_a_plan_counts_one_thing_as_one(tmp_path, monkeypatch):
+    (tmp_path / "profiles.yaml").write_text("test: {array_parallelism: 1}\n")
+    monkeypatch.setenv("DREAMER_SLURM_PROFILES", str(tmp_path / "profiles.yaml"))
+    request = Request(tmp_path, profile="test")
+    assert "1 job of 1 run, 1 call of sbatch" in str(EXECUTORS["slurm"].forecast(1, request))
+    assert "2 jobs of 1 run, " in str(EXECUTORS["slurm"].forecast(2, request))
 
 
 def test_why_a_job_is_told_to_stop(monkeypatch):

@@ -246,3 +246,15 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys, cod
     assert "no file locks" in said and "; see " not in said  # no attempt was made
     with pytest.raises(NoLocksError), cluster._locked(tmp_path):
         pass
+    monkeypatch.undo()  # as if the results were moved to another disk
+    assert run.main([*words, "--executor", "debug"]) == 0
+    assert capsys.readouterr().out == "1 done\n"
+
+
+def test_finished_results_that_may_only_be_read_are_done(public):
+    suite = public / "suite.yaml"
+    suite.write_text(SUITE.replace("seeds: 3", "seeds: 1"))
+    words = [str(suite), "--results", str(public / "results"), "--executor", "debug"]
+    assert run.main(words) == 0
+    assert as_reader(public, lambda: run.main(words)) == 0
+    assert as_reader(public, lambda: run.main([*words, "--set", "seeds=2"])) == 2

@@ -160,16 +160,16 @@ def test_two_suites_of_one_name_are_refused(tmp_path):
     results = tmp_path / "results"
     a, b = map(expand, paths)
     with pytest.raises(UserError, match="has this name, too; rename"):
-        prepare(results, [a, b], [])
-    prepare(results, [a, a], a.runs)
+        prepare(results, [a, b])
+    prepare(results, [a, a])
     with pytest.raises(UserError, match="has this name, too; rename"):
-        prepare(results, [b], b.runs)
+        prepare(results, [b])
     (tmp_path / "c").mkdir()
     shutil.copy(paths[0], tmp_path / "c")
-    prepare(results, [expand(tmp_path / "c" / paths[0].name)], [])  # a copy is the same suite
+    prepare(results, [expand(tmp_path / "c" / paths[0].name)])  # a copy is the same suite
     paths[0].unlink()
     (tmp_path / "c" / paths[0].name).unlink()
-    prepare(results, [b], b.runs)  # the other file is gone
+    prepare(results, [b])  # the other file is gone
 
 
 def test_suites_meant_for_slurm_run_here_where_there_is_no_sbatch(tmp_path, monkeypatch, capsys):
