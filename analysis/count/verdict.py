@@ -119,7 +119,7 @@ def judge(compared: Sequence[Compared]) -> list[TaskVerdict]:
     for one, estimate, p_same, p_other in zip(
         compared, estimates, equivalent, different, strict=True
     ):
-        needed = seeds_needed(one.ours, one.theirs, margin=one.margin, tests=tests)
+        needed = seeds_needed([(one.ours, one.theirs)], margin=one.margin, tests=tests)
         outcome, reason = _outcome(one, estimate.value, p_same, p_other, needed)
         found.append(
             TaskVerdict(
@@ -193,8 +193,7 @@ def judge_tasks(
         reached = int(present["last_env_steps"].min()) if len(present) else 0
         end = min(reached, at) if at else reached
         end, theirs, missing = _released(str(task), end, reference)
-        configs = dict(zip(present["run_id"], present["config"], strict=True))
-        scores = final_scores(frame, configs, metric=metric, at=dict.fromkeys(configs, end))
+        scores = final_scores(frame, present.assign(at=end), metric=metric)
         scores = scores[scores["score"].notna()]
         ours = sample(scores["score"].to_numpy())
         learned = theirs.mean - random_scores().get(str(task), math.nan)
