@@ -23,7 +23,7 @@ from analysis.draw import aggregates, bars, lines
 from analysis.draw.page import RC, line_handle
 from analysis.draw.suite import bar_table, draw_suite, metric_label, score_label
 from analysis.read.files import FileSource
-from analysis.read.frame import Loaded, as_recorded, load_suite
+from analysis.read.frame import Loaded, load_suite
 from analysis.read.predictions import read_predictions
 from analysis.read.source import METRICS
 from dreamer.errors import UserError, nearest
@@ -105,8 +105,8 @@ def plot_bars(summary: Summary, axes: Axes | None = None) -> Axes:
     label, y_range = score_label(summary)
     styles = {method: summary.styles[method] for method in summary.methods_with_scores()}
     with matplotlib.rc_context(RC):
-        groups = [*summary.tasks, *titles]
-        bars.draw_panel(axes, table, styles, groups, titles=titles, y_range=y_range)
+        bars.draw_panel(axes, table, styles, [*summary.tasks, *titles], published={},
+                        titles=titles, y_range=y_range)  # fmt: skip
         axes.set_ylabel(label)
         _legend(axes, summary)
     return axes
@@ -125,11 +125,9 @@ def plot_aggregates(summary: Summary, axes: Axes | None = None) -> Axes:
 
 
 def _load(suite: str | Path, results: str | Path, metrics: Sequence[str]) -> tuple[Suite, Loaded]:
-    expanded, source = expand(suite), FileSource(Path(results))
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder")
-    expanded = as_recorded(source, expanded)
-    return expanded, load_suite(source, expanded, *metrics)
+    return load_suite(FileSource(Path(results)), expand(suite), *metrics)
 
 
 def _axes_for(axes: Axes | None, summary: Summary, task: str) -> Axes:

@@ -23,7 +23,7 @@ from dreamer import run_folder
 from dreamer.errors import UserError, counted
 from dreamer.run_folder import State, StatusRecord
 from suites import command, forecast
-from suites.command import as_text, group_by_seed, varying
+from suites.command import aligned, as_text, group_by_seed, varying
 from suites.execution.executor import Executor, Found, Request
 from suites.execution.executors import EXECUTORS, FALLBACK, states
 from suites.execution.spec import Spec
@@ -234,13 +234,8 @@ def table(runs: Sequence[Run]) -> str:
         cells = (r.config[key] for key in shown)
         texts = (f"{cell:,}" if type(cell) is int else as_text(cell) for cell in cells)
         rows.append((*texts, ",".join(map(str, seeds))))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
     total = sum(r.config["env_steps"] for r in runs)
-    return "\n".join([*lines, f"{counted(len(runs), 'run')}, {total:,} env_steps"])
+    return "\n".join([*aligned(rows), f"{counted(len(runs), 'run')}, {total:,} env_steps"])
 
 
 def check_disk(expected: Forecast, results: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from dreamer import run_folder
 from dreamer.run_folder import State
 from suites import command
-from suites.command import as_text, setting_text, varying
+from suites.command import aligned, as_text, setting_text, varying
 from suites.execution.executors import states
 from suites.language.identity import overrides_of
 from suites.language.suite import Run
@@ -154,10 +154,7 @@ def _matrix(rows: Sequence[dict[str, Any]]) -> list[str]:
         table.append((task, name, _counts(members), score + each))
     if not any(row["settings"] for row in rows):
         table = [(task, *rest) for task, _, *rest in table]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return [
-        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in table
-    ]
+    return aligned(table)
 
 
 def _progress(row: dict[str, Any]) -> str:

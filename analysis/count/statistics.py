@@ -241,7 +241,11 @@ def iqm_over_runs(strata: Strata) -> np.ndarray:
 
 def optimality_gap(strata: Strata) -> np.ndarray:
     """Mean over tasks of how far runs stay below the highest score of the scale; less is better."""
-    return mean_over_tasks([np.maximum(0, 1 - np.asarray(task, float)) for task in strata])
+    return mean_over_tasks(_gaps(strata))
+
+
+def _gaps(strata: Strata) -> list[np.ndarray]:
+    return [np.maximum(0, 1 - np.asarray(task, float)) for task in strata]
 
 
 STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
@@ -254,10 +258,8 @@ STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
 
 def interval_over_tasks(name: str, strata: Strata, **options: int) -> Interval:
     """95 % interval of a statistic in STATISTICS. No interval where a task has a single seed."""
-    if name == "mean":
-        return mean_estimate(strata).interval()
-    if name == "optimality_gap":
-        return mean_estimate([np.maximum(0, 1 - np.asarray(task)) for task in strata]).interval()
+    if name in ("mean", "optimality_gap"):
+        return mean_estimate(strata if name == "mean" else _gaps(strata)).interval()
     low, high = bootstrap_interval(strata, STATISTICS[name], **options)
     return Interval(float(low), float(high))
 

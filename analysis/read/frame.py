@@ -77,22 +77,18 @@ def load(
     return Loaded(frame, runs, warnings)
 
 
-def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
-    """The records of a suite's runs up to their budgets there, with METRICS and the metrics that
-    are named. `suite`: as `as_recorded` gives it."""
-    loaded = load(
-        source, [run.run_id for run in suite.runs], suite=suite.name,
-        metrics=sorted({*METRICS, *metrics}), cache=source.cache,
-    )  # fmt: skip
-    return _cut(loaded, {run.run_id: run.config["env_steps"] for run in suite.runs})
-
-
-def as_recorded(source: Source, suite: Suite) -> Suite:
-    """The suite, with the ids of earlier code where the source has its runs under these."""
+def load_suite(source: Source, suite: Suite, *metrics: str) -> tuple[Suite, Loaded]:
+    """The suite, with the ids of earlier code where the source has its runs under these; and the
+    records of its runs up to their budgets there: METRICS and the metrics that are named."""
     configs = {run.run_id: run.config for run in suite.runs}
     ids = recorded_ids(configs, source.run_ids(), source.config)
     runs = [run._replace(run_id=ids.get(run.run_id, run.run_id)) for run in suite.runs]
-    return suite._replace(runs=runs)
+    loaded = load(
+        source, [run.run_id for run in runs], suite=suite.name,
+        metrics=sorted({*METRICS, *metrics}), cache=source.cache,
+    )  # fmt: skip
+    budgets = {run.run_id: run.config["env_steps"] for run in runs}
+    return suite._replace(runs=runs), _cut(loaded, budgets)
 
 
 def _cut(loaded: Loaded, budgets: Mapping[str, int]) -> Loaded:
