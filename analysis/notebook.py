@@ -76,24 +76,26 @@ def suite_figures(suite: str | Path, results: str | Path = RESULTS) -> dict[str,
 
 def plot_curves(summary: Summary, task: str, axes: Axes | None = None) -> Axes:
     """Learning curves of one task: mean and band over seeds, a line per method."""
-    axes = _axes_for(axes, summary, task)
-    with matplotlib.rc_context(RC):
-        lines.draw_panel(axes, summary.curves, summary.styles, summary.scale, task,
-                         published=summary.published, reference=summary.reference)  # fmt: skip
-        axes.set(xlabel="Environment steps", ylabel=metric_label(summary.metric))
-        _legend(axes, summary)
-    return axes
+    return _plot_lines(summary, task, axes, summary.curves, "env_steps", "Environment steps")
 
 
 def plot_sweep(summary: Summary, task: str, axes: Axes | None = None) -> Axes:
     """Final scores of one task over the setting on the suite's x-axis."""
     if summary.x is None:
         raise UserError(f"{summary.name} has no setting on its x-axis: give `x:` in the suite")
-    axes = _axes_for(axes, summary, task)
+    return _plot_lines(summary, task, axes, summary.scores, "x", summary.x.label)
+
+
+def _plot_lines(
+    summary: Summary, task: str, axes: Axes | None, table: pd.DataFrame, x: str, x_label: str
+) -> Axes:
+    if task not in summary.tasks:
+        raise UserError(f"{summary.name} has no task {task!r}; {nearest(task, summary.tasks)}")
+    axes = axes or _new_axes()
     with matplotlib.rc_context(RC):
-        lines.draw_panel(axes, summary.scores, summary.styles, summary.scale, task, x="x",
+        lines.draw_panel(axes, table, summary.styles, summary.scale, task, x=x,
                          published=summary.published)  # fmt: skip
-        axes.set(xlabel=summary.x.label, ylabel=metric_label(summary.metric))
+        axes.set(xlabel=x_label, ylabel=metric_label(summary.metric))
         _legend(axes, summary)
     return axes
 
@@ -128,12 +130,6 @@ def _load(suite: str | Path, results: str | Path, metrics: Sequence[str]) -> tup
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder")
     return load_suite(FileSource(Path(results)), expand(suite), *metrics)
-
-
-def _axes_for(axes: Axes | None, summary: Summary, task: str) -> Axes:
-    if task not in summary.tasks:
-        raise UserError(f"{summary.name} has no task {task!r}; {nearest(task, summary.tasks)}")
-    return axes or _new_axes()
 
 
 def _new_axes() -> Axes:

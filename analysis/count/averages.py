@@ -130,11 +130,8 @@ def _profile_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]
     low, high = statistics.bootstrap_interval(
         groups, lambda drawn: statistics.performance_profile(drawn, THRESHOLDS), resamples=500
     )
-    low, high = np.broadcast_to(low, share.shape), np.broadcast_to(high, share.shape)
-    return [
-        dict(method=method, threshold=float(t), share=float(s), low=float(a), high=float(b))
-        for t, s, a, b in zip(THRESHOLDS, share, low, high, strict=True)
-    ]
+    columns = dict(method=method, threshold=THRESHOLDS, share=share, low=low, high=high)
+    return pd.DataFrame(columns).to_dict("records")
 
 
 def _pair_rows(by_method: dict[str, list[np.ndarray]]) -> list[dict[str, Any]]:

@@ -171,9 +171,9 @@ def final_scores(
 def over_runs(
     table: pd.DataFrame, by: Sequence[str], value: str, joined: Sequence[str] = ("run_id",)
 ) -> pd.DataFrame:
-    """Statistics of the column `value` in each group: `by`, DESCRIBED, `n_expected` (seeds that the
-    group should have), and the texts of the columns `joined` of the runs with a finite value,
-    joined by `;`. Groups are in the order of the table."""
+    """Statistics of the column `value` in each group, in the order of the table: `by`, DESCRIBED,
+    `n_expected` (seeds that the group should have), and each column of `joined` in the plural
+    (`run_ids`): its texts of the runs with a finite value, joined by `;`."""
     rows = []
     for key, group in table.groupby(list(by), sort=False, observed=True):
         values = group[value].to_numpy(float)

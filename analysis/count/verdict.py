@@ -161,11 +161,10 @@ def margin_of(margin: float, learned: float) -> float:
 def released_seeds(reference: pd.DataFrame, task: str, at: int) -> list[float]:
     """Each released seed's score nearest to `at`, if it is within 5e4 env_steps."""
     rows = reference[(reference["task"] == task) & reference["episode_return"].notna()]
-    rows = rows.assign(distance=(rows["env_steps"] - at).abs())
-    rows = rows[rows["distance"] <= REFERENCE_EVERY_ENV_STEPS / 2].sort_values(
-        "distance", kind="stable"
-    )
-    return [float(group["episode_return"].iloc[0]) for _, group in rows.groupby("seed")]
+    distance = (rows["env_steps"] - at).abs()
+    distance = distance[distance <= REFERENCE_EVERY_ENV_STEPS / 2]
+    places = distance.groupby(rows["seed"]).idxmin()
+    return rows.loc[places, "episode_return"].astype(float).tolist()
 
 
 def judge_tasks(
