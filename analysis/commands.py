@@ -8,10 +8,9 @@ suites/compare.py           two methods
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from analysis.draw.save import save_figure, save_tables
 from analysis.draw.suite import Drawn, draw_suite
 from analysis.draw.tables import verdict_text
 from analysis.read.curves import read_curves, released_entries, write_released
-from analysis.read.frame import as_recorded, load_suite
+from analysis.read.frame import load_suite
 from analysis.read.mongo import opened
 from analysis.read.predictions import read_predictions
 from analysis.read.source import Source
@@ -53,6 +52,7 @@ def _parser(about: str) -> command.Parser:
     add("--reference", type=Path, help="curves to compare with: JSON as released, or CSV")
     add("--metric", default="evaluate_return",
         help="evaluate_return (default), episode_return, or any logged metric")  # fmt: skip
+    command.add_set(parser)
     return parser
 
 
@@ -96,7 +96,10 @@ def figure_options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def make_figures(options: argparse.Namespace) -> int:
-    suites = expand_all(options.suite or sorted((ROOT / "suites").glob("*.yaml")))
+    suites = expand_all(
+        options.suite or sorted((ROOT / "suites").glob("*.yaml")),
+        command.parse_settings(options.settings),
+    )
     reference = read_curves(options.reference) if options.reference else None
     pages: list[report.Section] = []
     exported: list[dict[str, Any]] = []
@@ -133,8 +136,7 @@ def make_suite(
 
     Returns its section of the report and its curves in the released format.
     """
-    suite = as_recorded(source, suite)
-    loaded = load_suite(source, suite, options.metric)
+    suite, loaded = load_suite(source, suite, options.metric)
     if loaded.frame.empty:
         return None
     summary = summarise(
@@ -161,12 +163,12 @@ def make_suite(
     return report.Section(summary, drawn, predictions), curves
 
 
-def expand_all(paths: Sequence[Path]) -> list[Suite]:
+def expand_all(paths: Sequence[Path], settings: Mapping[str, Any]) -> list[Suite]:
     """The suites, each once; a suite that only includes others is replaced by them."""
     suites: dict[str, Suite] = {}
     for path in paths:
-        suite = command.read_suite(path)
-        for one in [expand(part) for part in _included(suite)] or [suite]:
+        suite = command.read_suite(path, settings)
+        for one in [expand(part, settings) for part in _included(suite)] or [suite]:
             suites[one.name] = one
     return list(suites.values())
 
@@ -206,13 +208,21 @@ def verdict_options(argv: Sequence[str]) -> argparse.Namespace:
 
 def reproduction(options: argparse.Namespace) -> int:
     reference = read_curves(options.reference) if options.reference else None
-    summary = _judged(options, reference)
+    suite = command.read_suite(options.suite, command.parse_settings(options.settings))
+    with opened(options.results, options.mongo) as source:
+        suite, loaded = load_suite(source, suite, options.metric)
+        if loaded.frame.empty:
+            raise UserError(f"no results of {suite.name} in {source}")
+    summary = summarise(
+        suite, loaded, metric=options.metric, until=options.at,
+        reference=reference, method=options.method, margin=options.margin,
+    )  # fmt: skip
     verdict = summary.verdict
     if not verdict.tasks:
         raise UserError(verdict.reason)
     released = str(options.reference or "results/published/scores.csv")
     if options.format == "json":
-        print(json.dumps(as_json(verdict, released, summary.synthetic), indent=2))
+        print(command.json_text(as_json(verdict, released, summary.synthetic)))
         return 0
     if summary.synthetic:
         print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")
@@ -220,19 +230,6 @@ def reproduction(options: argparse.Namespace) -> int:
     print(f"\nScores: {summary.final_words()}. Intervals: 95 %. {TESTS}")
     print(f"Released scores: {released}. {CAVEAT}")
     return 0
-
-
-def _judged(options: argparse.Namespace, reference: pd.DataFrame | None) -> Summary:
-    suite = command.read_suite(options.suite)
-    with opened(options.results, options.mongo) as source:
-        suite = as_recorded(source, suite)
-        loaded = load_suite(source, suite, options.metric)
-        if loaded.frame.empty:
-            raise UserError(f"no results of {suite.name} in {source}")
-    return summarise(
-        suite, loaded, metric=options.metric, until=options.at,
-        reference=reference, method=options.method, margin=options.margin,
-    )  # fmt: skip
 
 
 # --- two methods -----------------------------------------------------------------------------
@@ -260,7 +257,7 @@ def compared(
 
 def _summary(suite: Suite, source: Source) -> tuple[Summary, pd.DataFrame]:
     """With the frame that it is of. Values on an x-axis are different methods here."""
-    loaded = load_suite(source, suite)
+    suite, loaded = load_suite(source, suite)
     summary = summarise(suite._replace(shown=suite.shown._replace(x=None)), loaded)
     if summary.finals.empty:
         raise UserError(f"no final scores of {suite.name} in {source}")
@@ -274,8 +271,9 @@ def _sides(
         found = given[0][0].methods_with_scores()
         if methods[0] is None and len(found) != 2:
             raise UserError(
-                f"{given[0][0].name} has {_count(found)} with scores; two are compared: name "
-                f"another suite, or choose by --methods of {', '.join(map(repr, found))}"
+                f"{given[0][0].name} has {counted(len(found), 'method')} with scores; two are "
+                "compared: name another suite, or choose by --methods of "
+                f"{', '.join(map(repr, found))}"
             )
         given, methods = given * 2, found if methods[0] is None else methods
     sides = []
@@ -293,10 +291,6 @@ def _sides(
     return first, second
 
 
-def _count(methods: Sequence[str]) -> str:
-    return f"{len(methods)} method{'s' if len(methods) != 1 else ''}"
-
-
 def _method(summary: Summary, wanted: str | None) -> str:
     """The method of a suite that is called so: by its name, its label, or a part of its name."""
     found = summary.methods_with_scores()
@@ -304,8 +298,8 @@ def _method(summary: Summary, wanted: str | None) -> str:
         if len(found) == 1:
             return found[0]
         raise UserError(
-            f"{summary.name} has {_count(found)} with scores; choose by --methods, one for each "
-            f"suite, of {', '.join(map(repr, found))}"
+            f"{summary.name} has {counted(len(found), 'method')} with scores; choose by "
+            f"--methods, one for each suite, of {', '.join(map(repr, found))}"
         )
     default = f"/{DEFAULT_REPRESENTATION}"
     called = {name: {name, name.replace(default, ""), summary.styles[name].label} for name in found}

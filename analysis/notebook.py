@@ -23,7 +23,7 @@ from analysis.draw import aggregates, bars, lines
 from analysis.draw.page import RC, line_handle
 from analysis.draw.suite import bar_table, draw_suite, metric_label, score_label
 from analysis.read.files import FileSource
-from analysis.read.frame import Loaded, as_recorded, load_suite
+from analysis.read.frame import Loaded, load_suite
 from analysis.read.predictions import read_predictions
 from analysis.read.source import METRICS
 from dreamer.errors import UserError, nearest
@@ -76,24 +76,26 @@ def suite_figures(suite: str | Path, results: str | Path = RESULTS) -> dict[str,
 
 def plot_curves(summary: Summary, task: str, axes: Axes | None = None) -> Axes:
     """Learning curves of one task: mean and band over seeds, a line per method."""
-    axes = _axes_for(axes, summary, task)
-    with matplotlib.rc_context(RC):
-        lines.draw_panel(axes, summary.curves, summary.styles, summary.scale, task,
-                         published=summary.published, reference=summary.reference)  # fmt: skip
-        axes.set(xlabel="Environment steps", ylabel=metric_label(summary.metric))
-        _legend(axes, summary)
-    return axes
+    return _plot_lines(summary, task, axes, summary.curves, "env_steps", "Environment steps")
 
 
 def plot_sweep(summary: Summary, task: str, axes: Axes | None = None) -> Axes:
     """Final scores of one task over the setting on the suite's x-axis."""
     if summary.x is None:
         raise UserError(f"{summary.name} has no setting on its x-axis: give `x:` in the suite")
-    axes = _axes_for(axes, summary, task)
+    return _plot_lines(summary, task, axes, summary.scores, "x", summary.x.label)
+
+
+def _plot_lines(
+    summary: Summary, task: str, axes: Axes | None, table: pd.DataFrame, x: str, x_label: str
+) -> Axes:
+    if task not in summary.tasks:
+        raise UserError(f"{summary.name} has no task {task!r}; {nearest(task, summary.tasks)}")
+    axes = axes or _new_axes()
     with matplotlib.rc_context(RC):
-        lines.draw_panel(axes, summary.scores, summary.styles, summary.scale, task, x="x",
+        lines.draw_panel(axes, table, summary.styles, summary.scale, task, x=x,
                          published=summary.published)  # fmt: skip
-        axes.set(xlabel=summary.x.label, ylabel=metric_label(summary.metric))
+        axes.set(xlabel=x_label, ylabel=metric_label(summary.metric))
         _legend(axes, summary)
     return axes
 
@@ -105,8 +107,8 @@ def plot_bars(summary: Summary, axes: Axes | None = None) -> Axes:
     label, y_range = score_label(summary)
     styles = {method: summary.styles[method] for method in summary.methods_with_scores()}
     with matplotlib.rc_context(RC):
-        groups = [*summary.tasks, *titles]
-        bars.draw_panel(axes, table, styles, groups, titles=titles, y_range=y_range)
+        bars.draw_panel(axes, table, styles, [*summary.tasks, *titles], published={},
+                        titles=titles, y_range=y_range)  # fmt: skip
         axes.set_ylabel(label)
         _legend(axes, summary)
     return axes
@@ -125,17 +127,9 @@ def plot_aggregates(summary: Summary, axes: Axes | None = None) -> Axes:
 
 
 def _load(suite: str | Path, results: str | Path, metrics: Sequence[str]) -> tuple[Suite, Loaded]:
-    expanded, source = expand(suite), FileSource(Path(results))
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder")
-    expanded = as_recorded(source, expanded)
-    return expanded, load_suite(source, expanded, *metrics)
-
-
-def _axes_for(axes: Axes | None, summary: Summary, task: str) -> Axes:
-    if task not in summary.tasks:
-        raise UserError(f"{summary.name} has no task {task!r}; {nearest(task, summary.tasks)}")
-    return axes or _new_axes()
+    return load_suite(FileSource(Path(results)), expand(suite), *metrics)
 
 
 def _new_axes() -> Axes:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from analysis.count.methods import styles
 from analysis.count.statistics import reference_statistics
 from analysis.draw.lines import draw_lines
+from analysis.draw.page import finish
 from analysis.read.curves import read_curves
 from dreamer.errors import UserError
 from suites import command
@@ -53,13 +54,9 @@ def draw(table: pd.DataFrame, released: pd.DataFrame | None = None) -> Figure:
         near = released["env_steps"] <= 1.05 * table["env_steps"].max()
         reference = reference_statistics(released[near], "sd")
     commits = ", ".join(sorted(set(table["commits"].str[:7])))
-    return draw_lines(
-        table,
-        styles(list(table["method"].unique())),
-        named_scale(DEFAULT_SCALE),
-        reference=reference,
-        notes=[f"{_seeds(table)} Commits: {commits}."],
-    )
+    scale, looks = named_scale(DEFAULT_SCALE), styles(list(table["method"].unique()))
+    figure = draw_lines(table, looks, scale, reference=reference)
+    return finish(figure, [f"{_seeds(table)} Commits: {commits}."])
 
 
 def _seeds(table: pd.DataFrame) -> str:

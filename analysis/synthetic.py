@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import orjson
-from PIL import Image
 
 from analysis.count.summary import summarise
 from analysis.draw import tables
-from analysis.draw.page import RC
+from analysis.draw.save import small_picture
 from analysis.draw.suite import draw_suite
 from analysis.read.files import FileSource
 from analysis.read.frame import load_suite
@@ -188,8 +185,8 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
     saved, source = [], FileSource(results)
     out.mkdir(parents=True, exist_ok=True)
     for path in suites:
-        suite = expand(path)
-        summary = summarise(suite, load_suite(source, suite, "evaluate_return"))
+        suite, loaded = load_suite(source, expand(path))
+        summary = summarise(suite, loaded)
         predictions: list[Prediction] = []
         names = [one for one in suite.shown.figures if one not in OF_PREDICTIONS]
         if "predictions" in suite.shown.figures:
@@ -197,12 +194,8 @@ def save_pictures(results: Path, suites: Sequence[Path], out: Path) -> list[Path
             names = list(OF_PREDICTIONS)
         drawn = draw_suite(names, summary, predictions)
         for one in drawn[max(0, len(predictions) - 1) :]:
-            buffer = io.BytesIO()
-            with matplotlib.rc_context(RC):
-                one.figure.savefig(buffer, format="png", dpi=150)
-            picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
             saved.append(out / f"{suite.name}-{one.name}.png")
-            picture.save(saved[-1], optimize=True)
+            small_picture(one.figure, 150, 256).save(saved[-1], optimize=True)
         table = tables.markdown(tables.score_cells(summary))
         run_folder.write_text(out / f"{suite.name}-scores.md", table)
     return saved

@@ -19,10 +19,6 @@ def pair_name(behaviour: str, representation: str) -> str:
 DREAMER = pair_name(DEFAULT_BEHAVIOUR, DEFAULT_REPRESENTATION)  # the paper's agent
 
 
-def behaviour_label(behaviour: str) -> str:
-    return _label("behaviour", behaviour)
-
-
 def plans(behaviour: str) -> bool:
     """Whether a behaviour plans; False for one that no longer exists."""
     try:
@@ -31,12 +27,8 @@ def plans(behaviour: str) -> bool:
         return False
 
 
-def representation_label(representation: str) -> str:
-    return _label("representation", representation)
-
-
-def _label(key: str, name: str) -> str:
-    """Of its card; of the name itself where records outlived their variant."""
+def label_of(key: str, name: str) -> str:
+    """Of the card of a `behaviour` or `representation`; of its name where records outlived it."""
     try:
         return CARDS[key](name).label
     except ConfigError:
@@ -49,10 +41,9 @@ def pair_label(pair: str, *, only_representation: bool = False) -> str:
     only_representation: figures that compare nothing else name the default representation, too.
     """
     behaviour, representation = pair.split("/")
+    acts, sees = label_of("behaviour", behaviour), label_of("representation", representation)
     if only_representation:
-        return representation_label(representation)
+        return sees
     if representation == DEFAULT_REPRESENTATION:
-        return behaviour_label(behaviour)
-    if behaviour == DEFAULT_BEHAVIOUR:
-        return representation_label(representation)
-    return f"{behaviour_label(behaviour)}, {representation_label(representation).lower()}"
+        return acts
+    return sees if behaviour == DEFAULT_BEHAVIOUR else f"{acts}, {sees.lower()}"

@@ -139,16 +139,8 @@ def mongo() -> bool:
     return True
 
 
-CHECKS: dict[str, Callable[..., Any]] = {
-    "render": render,
-    "compare": compare,
-    "cuda": cuda,
-    "egl_devices": egl_devices,
-    "update": update,
-    "disk_bytes": disk_bytes,
-    "lock": lock,
-    "mongo": mongo,
-}
+CHECKS = (render, compare, cuda, egl_devices, update, disk_bytes, lock, mongo)
 
 if __name__ == "__main__":
-    print(json.dumps(CHECKS[sys.argv[1]](*sys.argv[2:])))
+    chosen: Callable[..., Any] = {check.__name__: check for check in CHECKS}[sys.argv[1]]
+    print(json.dumps(chosen(*sys.argv[2:])))

@@ -76,20 +76,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command_line.Parser("python -m slurm.doctor", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--profile", metavar="NAME", help="check a node of the cluster that this profile asks for")
-    add(
-        "--here",
-        action="store_true",
-        help="with --profile: this machine is such a node",
-    )
+    add("--here", action="store_true", help="with --profile: this machine is such a node")
     add("--quick", action="store_true", help="render cartpole only, and time no update")
     add("--results", type=Path, default=RESULTS, metavar="DIR",
         help="default: results, in the folder you are in")  # fmt: skip
-    add(
-        "--needs-gb",
-        type=float,
-        metavar="GB",
-        help="disk that runs need; default: one run's",
-    )
+    add("--needs-gb", type=float, metavar="GB", help="disk that runs need; default: one run's")
     # A file that the calling machine keeps locked.
     add("--held", type=Path, help=argparse.SUPPRESS)
     add("--mongo", action="append", default=[], metavar="URL",
@@ -171,7 +162,7 @@ def checks(results: Path, quick: bool, needs_gb: float | None, gpus: int,
 def check_cuda(gpus: int) -> tuple[list[str], Row]:
     """(names of the GPUs, row)"""
     try:
-        names = ask("cuda", within_s=OTHER_WITHIN_S)
+        names = ask("cuda")
     except FailedCheckError as error:
         return [], Row("CUDA", FAIL, str(error), "reinstall PyTorch for this node's driver")
     if len(names) < gpus:
@@ -196,22 +187,20 @@ def check_renderers(folder: Path, quick: bool, cuda: Sequence[str]) -> Iterator[
     if not drawn:
         yield Row("rendering", FAIL, "no renderer works", "see the two lines above")
     if len(drawn) == 2:
-        yield _compared(ask("compare", *map(str, drawn.values()), within_s=OTHER_WITHIN_S))
+        yield _compared(ask("compare", *map(str, drawn.values())))
 
 
 def check_egl_devices(count: int) -> Row:
     """Whether EGL numbers the GPUs as CUDA does, which sees `count` of them: workers on this
     machine use one number for both."""
     try:
-        found = ask("egl_devices", within_s=OTHER_WITHIN_S, CUDA_VISIBLE_DEVICES="")
+        found = ask("egl_devices", CUDA_VISIBLE_DEVICES="")
     except FailedCheckError as error:
         return Row("EGL devices", WARN, str(error), INSTALL["egl"])
     shown = ", ".join("none" if number is None else str(number) for number in found)
     text = f"CUDA's numbers of EGL's devices: {shown or 'no device'}"
     if found[:count] != list(range(count)):
-        todo = (
-            "set MUJOCO_EGL_DEVICE_ID where a job has one GPU; else workers may share one to draw"
-        )
+        todo = "set MUJOCO_EGL_DEVICE_ID where a job has one GPU; else workers may draw on one GPU"
         return Row("EGL devices", WARN, text, todo)
     return Row("EGL devices", OK, text)
 
@@ -261,9 +250,9 @@ def check_locks(results: Path) -> Row:
     try:
         with tempfile.NamedTemporaryFile(dir=_existing(results)) as file:
             path = Path(file.name)
-            before = ask("lock", file.name, within_s=OTHER_WITHIN_S)
+            before = ask("lock", file.name)
             flock(file, path)
-            after = ask("lock", file.name, within_s=OTHER_WITHIN_S)
+            after = ask("lock", file.name)
     except (OSError, NoLocksError, FailedCheckError) as error:
         return Row("locks", FAIL, str(error), todo)
     if (before, after) != ("free", "held"):
@@ -273,11 +262,9 @@ def check_locks(results: Path) -> Row:
 
 def check_locks_across(held: Path) -> Row:
     """Whether this machine sees that another one has locked the file `held`."""
-    todo = (
-        "mount it without local locks (NFS nolock, Lustre localflock), or choose another --results"
-    )
+    todo = "mount it without local locks (NFS nolock, Lustre localflock), or change --results"
     try:
-        seen = ask("lock", str(held), within_s=OTHER_WITHIN_S)
+        seen = ask("lock", str(held))
     except FailedCheckError as error:
         return Row("locks, nodes", FAIL, str(error), "use a folder that all machines share")
     if seen != "held":
@@ -299,7 +286,7 @@ def check_disk(results: Path, needs_gb: float | None) -> Row:
     what = "needed"
     if needs_gb is None:
         try:
-            needs_gb, what = ask("disk_bytes", within_s=OTHER_WITHIN_S) / 1e9, "for a published run"
+            needs_gb, what = ask("disk_bytes") / 1e9, "for a published run"
         except FailedCheckError as error:
             return Row("disk", FAIL, str(error))
     text = f"{size_text(free_gb * 1e9)} free, {size_text(needs_gb * 1e9)} {what}"
@@ -313,7 +300,7 @@ def check_mongo(urls: Sequence[str]) -> Iterator[Row]:
     for url in dict.fromkeys(urls):
         host = url.partition("://")[2].rpartition("@")[2].partition("/")[0]
         try:
-            ask("mongo", within_s=OTHER_WITHIN_S, DOCTOR_URL=url)
+            ask("mongo", DOCTOR_URL=url)
         except FailedCheckError as error:
             kind = str(error).split(":")[0]
             todo = "check the URL from here; runs work without it; suites.push fills it in later"
@@ -324,7 +311,7 @@ def check_mongo(urls: Sequence[str]) -> Iterator[Row]:
         yield Row("MongoDB", OK, "none is named")
 
 
-def ask(check: str, *arguments: str, within_s: float, **environment: str) -> Any:
+def ask(check: str, *arguments: str, within_s: float = OTHER_WITHIN_S, **environment: str) -> Any:
     """The result of a check of slurm/checks.py. Raises FailedCheckError with its last line."""
     mine = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     command = [sys.executable, "-W", "ignore", "-m", "slurm.checks", check, *arguments]

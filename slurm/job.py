@@ -25,14 +25,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from dreamer import run_folder
 from dreamer.command_line import prepare_streams
 from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status, StatusRecord
+from slurm.ask import ask, seconds_of
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.spec import EXIT_BUSY, EXIT_CODES, is_later, last_words
 from suites.record.folder import BusyError, locked
@@ -58,11 +59,20 @@ class RunTask(NamedTuple):
     spec: str  # JSON, the first line of the run's stdin
 
 
-class Child(NamedTuple):
+@dataclass
+class Child:
     """A process that executes a run."""
 
     process: subprocess.Popen[bytes]
     stderr: int  # a file in memory: what it prints before it opens its log, and its last words
+    shown: int = 0  # bytes of it that are in the job's log
+
+    def show(self) -> None:
+        """Copies what the process has printed since to the job's log."""
+        new = os.pread(self.stderr, os.fstat(self.stderr).st_size, self.shown)
+        self.shown += len(new)
+        if new:
+            print(new.decode("utf-8", "replace"), end="", file=sys.stderr, flush=True)
 
 
 class Job(NamedTuple):
@@ -93,11 +103,7 @@ def execute(job: Job) -> dict[str, int]:
 @contextlib.contextmanager
 def _listening(received: list[int]) -> Iterator[None]:
     """Appends signals to `received` while the block runs, and does nothing else about them."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    old = {number: signal.signal(number, note) for number in SIGNALS}
+    old = {one: signal.signal(one, lambda number, _: received.append(number)) for one in SIGNALS}
     try:
         yield
     finally:
@@ -114,18 +120,14 @@ class _Supervisor:
         self.reason: str | None = None  # why all runs must stop
         self.requeue_at = float("inf")  # even if runs have not stopped by then
         self.children: dict[str, Child] = {}
-        self.shown: dict[str, int] = {}  # {run_id: bytes of its stderr that are in the job's log}
         self.codes: dict[str, int] = {}
         self.kills: dict[str, int] = {}
-        self.waiting: dict[str, float] = {}  # {run_id: when to start it}
         self.unwanted: set[str] = set()
         self.tasks = {task.run_id: task for task in job.tasks}
-        self.slots = {task.run_id: number for number, task in enumerate(job.tasks)}
+        self.waiting = dict.fromkeys(self.tasks, 0.0)  # {run_id: when to start it}
 
     def work(self) -> None:
         """Returns when every run has ended."""
-        for run_id in self.tasks:
-            self.waiting[run_id] = 0.0
         while self.waiting or self.children:
             if self.signals and self.reason is None:
                 self._stop_all()
@@ -139,8 +141,8 @@ class _Supervisor:
                 self._start(self.tasks[run_id])
             for run_id in [r for r, c in self.children.items() if c.process.poll() is not None]:
                 self._ended(self.tasks[run_id], self.children.pop(run_id))
-            for run_id, child in self.children.items():
-                self._show(run_id, child)
+            for child in self.children.values():
+                child.show()
             time.sleep(POLL_S)
         if not self.signals and set(self.codes.values()) - {COMPLETED, FAILED}:
             time.sleep(SETTLE_S)
@@ -194,26 +196,19 @@ class _Supervisor:
             stdin=subprocess.PIPE,
             stderr=stderr,
             cwd=self.job.folder if os.access(self.job.folder, os.X_OK) else self.job.code,
-            env=environment(self.job, self.slots[task.run_id]),
+            env=environment(self.job, self.job.tasks.index(task)),
             preexec_fn=_ignore_user_signals,
         )
-        self.children[task.run_id], self.shown[task.run_id] = Child(process, stderr), 0
+        self.children[task.run_id] = Child(process, stderr)
         spec = {**json.loads(task.spec), "executor": executor_name()}
         with contextlib.suppress(BrokenPipeError):  # it died at once; _ended handles that
             assert process.stdin is not None
             process.stdin.write(json.dumps(spec).encode() + b"\n")
             process.stdin.flush()  # stays open: the run stops when it closes
 
-    def _show(self, run_id: str, child: Child) -> None:
-        """Copies what a run has printed since to the job's log."""
-        new = os.pread(child.stderr, os.fstat(child.stderr).st_size, self.shown[run_id])
-        self.shown[run_id] += len(new)
-        if new:
-            print(new.decode("utf-8", "replace"), end="", file=sys.stderr, flush=True)
-
     def _ended(self, task: RunTask, child: Child) -> None:
-        self._show(task.run_id, child)
-        output = os.pread(child.stderr, self.shown[task.run_id], 0).decode("utf-8", "replace")
+        child.show()
+        output = os.pread(child.stderr, child.shown, 0).decode("utf-8", "replace")
         os.close(child.stderr)
         with contextlib.suppress(BrokenPipeError):
             assert child.process.stdin is not None
@@ -261,7 +256,7 @@ class _Supervisor:
         if code < 0 and self.reason is None:
             ended = f"killed by {signal.Signals(-code).name}"
         elif code in (COMPLETED, FAILED):
-            ended = {COMPLETED: "completed", FAILED: "failed"}[code]
+            ended = "completed" if code == COMPLETED else "failed"
         else:
             ended = CANCELLED if task.run_id in self.unwanted else self.reason or STOPPED
         ending = {
@@ -291,7 +286,7 @@ def why(job: dict[str, str], signal_delay_s: int) -> str:
         return STOPPED  # SLURM did not answer
     if int(job.get("Restarts", 0)) > restarts():
         return PREEMPTED  # SLURM has requeued it
-    start, limit_s = seconds_until(job.get("StartTime")), limit_in_s(job.get("TimeLimit", ""))
+    start, limit_s = seconds_until(job.get("StartTime")), seconds_of(job.get("TimeLimit", ""))
     if start is not None and limit_s is not None and -start >= limit_s:
         return TIMED_OUT
     return CANCELLED
@@ -311,16 +306,10 @@ def requeue() -> None:
 def _undisturbed(*command: str) -> str:
     """The output of a command that ignores the signals sent to this job; "" if it fails."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, preexec_fn=_ignore_signals
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
+        return ask(*command, within_s=30, preexec_fn=_ignore_signals)
+    except UserError as error:
         print(f"{' '.join(command)}: {error}", file=sys.stderr)
         return ""
-    if done.returncode != 0:
-        print(f"{' '.join(command)}: {done.stderr.strip()}", file=sys.stderr)
-        return ""
-    return done.stdout
 
 
 def _ignore_signals() -> None:
@@ -362,16 +351,6 @@ def seconds_until(time_text: str | None) -> float | None:
     except ValueError:
         return None
     return (then - datetime.datetime.now()).total_seconds()
-
-
-def limit_in_s(text: str) -> float | None:
-    """Seconds of a time limit [days-]hours:minutes:seconds; None for UNLIMITED and so on."""
-    days, _, rest = text.rpartition("-")
-    parts = rest.split(":")
-    if len(parts) != 3 or not all(part.isdecimal() for part in [*parts, days or "0"]):
-        return None
-    hours, minutes, seconds = map(int, parts)
-    return int(days or 0) * 86400.0 + hours * 3600 + minutes * 60 + seconds
 
 
 def read_status(task: RunTask) -> StatusRecord:

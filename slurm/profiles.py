@@ -7,6 +7,7 @@ D-HH:MM:SS.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.errors import nearest
+from slurm.ask import seconds_of
 from suites.language import nodes
 from suites.language.nodes import Node
 
@@ -88,17 +90,15 @@ def minutes(node: Node) -> int:
     """A time limit: whole minutes, H:MM:SS or D-HH:MM:SS; seconds are rounded up to a minute."""
     if type(node.value) is int:
         return node.whole(1)
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]\d):([0-5]\d)", node.written or "")
-    if not found:
+    seconds = seconds_of(node.written or "")
+    if seconds is None:
         raise node.error(
             f"{node.written or nodes.kind(node.value)} is no time limit;"
             " give minutes (90), H:MM:SS (1:30:00) or D-HH:MM:SS (1-00:00:00)"
         )
-    days, hours, in_hour, seconds = (int(part or 0) for part in found.groups())
-    total = days * 24 * 60 + hours * 60 + in_hour + (seconds > 0)
-    if total < 1:
+    if seconds == 0:
         raise node.error("0 minutes is less than 1")
-    return total
+    return math.ceil(seconds / 60)
 
 
 def _option(key: str, node: Node) -> Any:
@@ -107,7 +107,9 @@ def _option(key: str, node: Node) -> Any:
     if key in WHOLE:
         return node.whole(0 if "gpu" in key else 1)
     if key in LINES:
-        return _lines(node, "a list of lines is expected")
+        if not isinstance(node.value, list):
+            raise node.error("a list of lines is expected")
+        return [_text(item) for item in node.value]
     if isinstance(node.value, bool):  # exclusive, stderr_to_stdout
         return node.value
     text = _text(node)
@@ -121,12 +123,6 @@ def _text(node: Node) -> str:
     if node.written is None:
         raise node.error(f"text is expected, not {nodes.kind(node.value)}")
     return node.written
-
-
-def _lines(node: Node, message: str) -> list[str]:
-    if not isinstance(node.value, list):
-        raise node.error(message)
-    return [_text(item) for item in node.value]
 
 
 def _flag(node: Node) -> bool:

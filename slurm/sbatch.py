@@ -9,18 +9,17 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dreamer.errors import UserError, printable
 from slurm import job as in_job
+from slurm.ask import ask
 from slurm.job import Job
 from slurm.profiles import Profile
 from suites.execution.environment import module_paths
 
-ASK_WITHIN_S = 60  # then the controller counts as unreachable
 DEFAULT_ARRAY_SIZE = 1000
 
 
@@ -123,18 +122,3 @@ def cancel(jobs: Sequence[str]) -> None:
     """scancel, in a few calls."""
     for some in chunks(list(jobs), 500):
         ask("scancel", *some)
-
-
-def ask(*command: str) -> str:
-    """What a command of SLURM prints. Raises UserError where it fails."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ASK_WITHIN_S, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError:
-        raise UserError(f"no {command[0]} here: ask from a machine of the cluster") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{command[0]}: {' '.join(str(error).split())}") from None
-    if done.returncode != 0:
-        raise UserError(f"{command[0]}: {' '.join(done.stderr.split()) or done.returncode}")
-    return done.stdout

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from dreamer.command_line import Parser, main
 from dreamer.errors import UserError, nearest
 from dreamer.run_folder import RESULTS
@@ -32,11 +34,18 @@ def parser(module: str, about: str, suites: str = "+") -> Parser:
     add("--only", action="append", default=[], metavar="KEY=GLOB", help="only these runs")
     add("--except", action="append", default=[], metavar="KEY=GLOB", dest="leave_out",
         help="all but these runs")  # fmt: skip
-    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-        help="change a setting of every run, or seeds; give it to every command")  # fmt: skip
+    add_set(made)
     add("--results", type=Path, default=RESULTS, metavar="DIR",
         help="default: results, in the folder you are in")  # fmt: skip
     return made
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """`--set`, as `parse_settings` reads it."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="change a setting of every run, or seeds; give it to every command",
+    )  # fmt: skip
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[Suite], list[Run]]:
@@ -70,6 +79,12 @@ def agreed(question: str) -> bool:
     except EOFError:
         return False
     return answer.strip().lower() in ("y", "yes")
+
+
+def json_text(value: Any) -> str:
+    """JSON for people and programs; what is no number is null."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    return orjson.dumps(value, default=lambda one: one._asdict(), option=options).decode()
 
 
 def select(runs: Sequence[Run], only: Iterable[str], leave_out: Iterable[str]) -> list[Run]:

@@ -10,7 +10,6 @@ figure. Exit code 0, or 2 for bad input.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +52,7 @@ def compare(options: argparse.Namespace) -> int:
         suites, options.methods, options.results, options.out
     )
     if options.format == "json":
-        print(json.dumps(comparison_json(found, synthetic), indent=2))
+        print(command.json_text(comparison_json(found, synthetic)))
         return 0
     if synthetic:
         print("SYNTHETIC DATA: drawn by a random generator, no agent was trained.")

@@ -6,7 +6,7 @@ that are not on the scale are in no average.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,6 @@ from suites.language.figures import Scale
 
 THRESHOLDS = np.linspace(0, 1, 51)
 AVERAGE_COLUMNS = ("group", "title", "method", "published", "mean", "low", "high", "best")
-
-
 HONEST = 0.9  # of a 95 % interval's simulated coverage
 STATISTIC_WORDS = {"iqm": "IQM", "optimality_gap": "optimality gap"}
 
@@ -34,7 +32,7 @@ class AcrossTasks(NamedTuple):
     notes: list[str]  # tasks that had to be left out
 
 
-def normalised(scores: pd.Series, tasks: pd.Series, scale: Scale) -> pd.Series:
+def normalised(scores: pd.Series, tasks: Iterable[str], scale: Scale) -> pd.Series:
     """Scores on the scale; NaN for tasks that are not on it."""
     ranges = [scale.range_of(task) or (np.nan, np.nan) for task in tasks]
     low, high = np.array(ranges, float).reshape(-1, 2).T
@@ -132,11 +130,8 @@ def _profile_rows(method: str, groups: list[np.ndarray]) -> list[dict[str, Any]]
     low, high = statistics.bootstrap_interval(
         groups, lambda drawn: statistics.performance_profile(drawn, THRESHOLDS), resamples=500
     )
-    low, high = np.broadcast_to(low, share.shape), np.broadcast_to(high, share.shape)
-    return [
-        dict(method=method, threshold=float(t), share=float(s), low=float(a), high=float(b))
-        for t, s, a, b in zip(THRESHOLDS, share, low, high, strict=True)
-    ]
+    columns = dict(method=method, threshold=THRESHOLDS, share=share, low=low, high=high)
+    return pd.DataFrame(columns).to_dict("records")
 
 
 def _pair_rows(by_method: dict[str, list[np.ndarray]]) -> list[dict[str, Any]]:
@@ -182,10 +177,10 @@ def _average_rows(
             {**name, "method": method, "published": False, "best": method == best,
              **dict(zip(("mean", "low", "high"), values, strict=True))}
         )  # fmt: skip
-    scores = normalised(published["score_mean"], published["task"], scale)
-    for method in dict.fromkeys(published["method"]):
-        mine = scores[published["method"] == method]
-        mine.index = pd.Index(published.loc[published["method"] == method, "task"])
+    known = published.assign(
+        score=normalised(published["score_mean"], published["task"], scale)
+    ).set_index("task")
+    for method, mine in known.groupby("method", sort=False)["score"]:
         if set(tasks) <= set(mine.index):
             mean = low + (high - low) * float(mine.loc[tasks].mean())
             rows.append({**name, "method": method, "published": True, "mean": mean,

@@ -24,7 +24,6 @@ from analysis.count.estimates import (
     mean_difference,
     sample,
     seeds_needed,
-    seeds_needed_over_tasks,
 )
 from analysis.count.statistics import (
     final_scores,
@@ -105,7 +104,7 @@ def compare(first: Side, second: Side) -> Comparison:
         unit=unit,
         mean=mean_difference(pairs) if pairs else None,
         mean_tasks=len(pairs),
-        seeds_needed=seeds_needed_over_tasks(pairs) if pairs else None,
+        seeds_needed=seeds_needed(pairs, both=True) if pairs else None,
         improvement=float(probability_of_improvement(ours, theirs)) if found else math.nan,
         improvement_interval=improvement_interval(ours, theirs) if found else NO_INTERVAL,
     )  # fmt: skip
@@ -122,11 +121,10 @@ def _compare_task(task: str, sides: Sequence[tuple[Side, pd.DataFrame]]) -> Task
     end = min(int(runs["at"].min()) for _, runs in sides)
     scores = []
     for side, runs in sides:
-        configs = dict(zip(runs["run_id"], runs["config"], strict=True))
-        # Episodes end where they end: an evaluation a little behind `end` counts.
-        at = {r: end + config["eval_every_env_steps"] - 1 for r, config in configs.items()}
+        # Episodes end where they end: an evaluation a little after `end` counts.
+        at = [end + config["eval_every_env_steps"] - 1 for config in runs["config"]]
         metric, last = side.summary.metric, side.summary.last
-        found = final_scores(side.frame, configs, metric=metric, last=last, at=at)
+        found = final_scores(side.frame, runs.assign(at=at), metric=metric, last=last)
         scores.append(found[found["score"].notna()])
     values = [list(one["score"]) for one in scores]
     samples = sample(values[0]), sample(values[1])
@@ -138,7 +136,7 @@ def _compare_task(task: str, sides: Sequence[tuple[Side, pd.DataFrame]]) -> Task
         samples=samples,
         difference=difference(*samples),
         p=math.nan,
-        seeds_needed=seeds_needed(*samples, both=True),
+        seeds_needed=seeds_needed([samples], both=True),
     )
 
 

@@ -149,42 +149,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def seeds_needed(
-    ours: Sample, theirs: Sample, *, margin: float | None = None, tests: int = 1, both: bool = False
+    pairs: Sequence[tuple[Sample, Sample]],
+    *,
+    margin: float | None = None,
+    tests: int = 1,
+    both: bool = False,
 ) -> int | None:
-    """How many seeds of ours would decide with 80 % power, if the samples show the truth.
+    """How many seeds of ours on each task would decide with 80 % power, if the samples show the
+    truth.
 
-    Decided is a difference from 0, or where the difference is below `margin`, equivalence. `both`:
-    theirs grow as ours; else their number stays. `tests`: how many are corrected for (the first of
-    Holm's steps). None where more than 100 seeds are needed, or a side has fewer than two.
-    """
-    if min(ours.n, theirs.n) < 2:
-        return None
-    n = np.arange(2, MAX_SEEDS + 1)
-    m = n if both else np.full_like(n, theirs.n)
-    if ours.sd == theirs.sd == 0:
-        return 2 if margin is not None or ours.mean != theirs.mean else None
-    one, other = ours.sd**2 / n, theirs.sd**2 / m
-    freedom = (one + other) ** 2 / (one**2 / (n - 1) + other**2 / (m - 1))
-    value, se = abs(ours.mean - theirs.mean), (one + other) ** 0.5
-    power = _power(value, se, freedom, margin, 0.05 / tests)
-    enough = n[power >= POWER]
-    return int(enough[0]) if len(enough) else None
-
-
-def seeds_needed_over_tasks(pairs: Sequence[tuple[Sample, Sample]]) -> int | None:
-    """How many seeds on each side of each task tell the mean difference from 0 with 80 % power, if
-    the samples show the truth; None where it takes more than 100.
+    Decided is a mean difference from 0, or where the difference is below `margin`, equivalence.
+    `both`: theirs grow as ours; else their number stays. `tests`: how many are corrected for (the
+    first of Holm's steps). None where more than 100 seeds are needed, or a side has fewer than two.
     """
     if any(one.n < 2 for pair in pairs for one in pair):
         return None
-    for n in range(2, MAX_SEEDS + 1):
-        found = mean_difference([(a._replace(n=n), b._replace(n=n)) for a, b in pairs])
-        if found.se == 0:
-            return n if found.value else None
-        power = _power(abs(found.value), np.array(found.se), np.array(found.freedom), None, 0.05)
-        if power >= POWER:
-            return n
-    return None
+    value = abs(float(np.mean([ours.mean - theirs.mean for ours, theirs in pairs])))
+    n = np.arange(2, MAX_SEEDS + 1)
+    terms = [
+        (one.sd**2 / seeds / len(pairs) ** 2, seeds - 1)
+        for ours, theirs in pairs
+        for one, seeds in ((ours, n), (theirs, n if both else np.full_like(n, theirs.n)))
+    ]
+    variance = np.sum([term for term, _ in terms], axis=0)
+    if not variance.any():
+        return 2 if margin is not None or value else None
+    freedom = variance**2 / np.sum([term**2 / less for term, less in terms], axis=0)
+    enough = n[_power(value, variance**0.5, freedom, margin, 0.05 / tests) >= POWER]
+    return int(enough[0]) if len(enough) else None
 
 
 def _power(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple
 
@@ -64,38 +64,27 @@ def with_methods(runs: pd.DataFrame, axis: Sequence[str] = ()) -> tuple[pd.DataF
     runs of different presets: they are never averaged together. A method's name has every setting
     that differs between methods, except those that its behaviour does not use.
     """
-    runs = runs.copy()
-    pairs = [
-        pair_name(*pair) for pair in zip(runs["behaviour"], runs["representation"], strict=True)
-    ]
-    of_pair: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
-    of_task: dict[tuple, list[Mapping[str, Any]]] = defaultdict(list)
-    presets: dict[tuple, set[str]] = defaultdict(set)
-    rows = list(zip(runs["task"], pairs, runs["preset"], runs["config"], strict=True))
-    for task, pair, preset, config in rows:
-        of_pair[task, pair, preset].append(config)
-        of_task[task, preset].append(config)
-        presets[task, pair].add(preset)
+    pairs = zip(runs["behaviour"], runs["representation"], strict=True)
+    runs = runs.assign(method=[pair_name(*pair) for pair in pairs])
     apart = NO_METHOD | set(axis)
     within: dict[str, set[str]] = defaultdict(set)  # of runs of one pair: always named
-    for (_, pair, _), configs in of_pair.items():
+    for (_, pair, _), configs in runs.groupby(["task", "method", "preset"])["config"]:
         within[pair] |= _differing(configs) - apart
-    varying = set().union(*within.values(), *map(_differing, of_task.values())) - apart
-    mixed = {key for key, found in presets.items() if len(found) > 1}
+    of_task = [_differing(configs) for _, configs in runs.groupby(["task", "preset"])["config"]]
+    varying = set().union(*within.values(), *of_task) - apart
+    mixed = runs.groupby(["task", "method"])["preset"].transform("nunique") > 1
     names = []
-    for task, pair, preset, config in rows:
-        extra = [f"preset={preset}"] if (task, pair) in mixed else []
+    for run, several in zip(runs.itertuples(), mixed, strict=True):
+        extra = [f"preset={run.preset}"] if several else []
         extra += [
-            f"{key}={config.get(key)}"
+            f"{key}={run.config.get(key)}"
             for key in sorted(varying)
-            if key in within[pair] or _is_used(key, str(config["behaviour"]))
+            if key in within[run.method] or _is_used(key, run.behaviour)
         ]
-        names.append(" ".join([pair, *extra]))
-    runs["method"] = names
-    if not mixed:
-        return runs, []
-    found = sorted({preset for key in mixed for preset in presets[key]})
-    return runs, [f"presets {', '.join(found)} are mixed: drawn apart, not averaged"]
+        names.append(" ".join([run.method, *extra]))
+    found = ", ".join(sorted(set(runs.loc[mixed, "preset"])))
+    notes = [f"presets {found} are mixed: drawn apart, not averaged"] if found else []
+    return runs.assign(method=names), notes
 
 
 def _is_used(setting: str, behaviour: str) -> bool:
@@ -105,13 +94,13 @@ def _is_used(setting: str, behaviour: str) -> bool:
     return plans(behaviour) or not setting.startswith("planner_")
 
 
-def _differing(configs: Sequence[Mapping[str, Any]]) -> set[str]:
+def _differing(configs: Iterable[Mapping[str, Any]]) -> set[str]:
     """Keys whose values are not the same in all configs."""
-    first = configs[0]
+    first, *others = configs
     return {
         key
-        for config in configs[1:]
-        for key in set(first) | set(config)
+        for config in others
+        for key in first.keys() | config.keys()
         if first.get(key) != config.get(key)
     }
 

@@ -27,9 +27,9 @@ CAVEATS = {
 }
 
 
-def published_scores(path: Path = PUBLISHED / "scores.csv") -> pd.DataFrame:
+def published_scores() -> pd.DataFrame:
     """`method, task, env_steps, inputs, score_mean, score_sd, seeds, source`."""
-    return pd.read_csv(path)
+    return pd.read_csv(PUBLISHED / "scores.csv")
 
 
 @cache

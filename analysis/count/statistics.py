@@ -15,19 +15,20 @@ Over tasks, every task weighs the same, however many seeds it has.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import ndtri, stdtrit
 
-from analysis.count.estimates import LEVEL, NO_INTERVAL, Interval, mean_estimate
+from analysis.count.estimates import LEVEL, NO_INTERVAL, Interval, mean_estimate, sample
 from suites.record import scores
 
 RESAMPLES = 2000
-GROUP = ("task", "method")
+GROUP = ("task", "method", "x")  # runs that differ in their seeds only
+DESCRIBED = ("n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high")
 
 
 # --- a handful of values ---------------------------------------------------------------------
@@ -40,26 +41,18 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return ordered[..., n // 4 : n - n // 4].mean(-1)
 
 
-def t_quantile(n: float) -> float:
-    """Half the width of a 95 % interval of the mean of n values, in standard errors."""
-    return float(stdtrit(n - 1, (1 + LEVEL) / 2))
-
-
 def describe(values: np.ndarray) -> dict[str, float]:
-    """n, mean, sd (n - 1), se, median, iqm, min, max and Student's 95 % interval of finite values.
+    """DESCRIBED of the finite values: sd has n - 1, ci is Student's 95 % interval of the mean.
 
     One value has no spread: NaN. With no values everything is NaN.
     """
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
-    n = len(values)
+    mean, sd, n = sample(values)
     if n == 0:
-        names = ("mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high")
-        return {"n": 0, **dict.fromkeys(names, float("nan"))}
-    mean = float(values.mean())
-    sd = float(values.std(ddof=1)) if n > 1 else float("nan")
+        return {"n": 0, **dict.fromkeys(DESCRIBED[1:], math.nan)}
     se = sd / n**0.5
-    half = t_quantile(n) * se if n > 1 else float("nan")
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * se
     return {
         "n": n,
         "mean": mean,
@@ -133,7 +126,7 @@ def bin_runs(
 def time_to_reach(env_steps: np.ndarray, values: np.ndarray, score: float) -> float:
     """env_steps of the first value at or above `score`; NaN if none is."""
     reached = np.flatnonzero(np.asarray(values) >= score)
-    return float(np.asarray(env_steps)[reached[0]]) if len(reached) else float("nan")
+    return float(np.asarray(env_steps)[reached[0]]) if len(reached) else math.nan
 
 
 def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) -> float:
@@ -143,7 +136,7 @@ def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) ->
     """
     x, y = np.asarray(env_steps, float), np.asarray(values, float)
     if len(x) < 2 or x[-1] < until or x[0] >= until:
-        return float("nan")
+        return math.nan
     inside = x < until
     x_all = np.append(x[inside], until)
     y_all = np.append(y[inside], np.interp(until, x, y))
@@ -151,29 +144,23 @@ def area_under_curve(env_steps: np.ndarray, values: np.ndarray, until: float) ->
 
 
 def final_scores(
-    frame: pd.DataFrame,
-    configs: Mapping[str, Mapping[str, Any]],
-    *,
-    metric: str,
-    last: int | None = None,
-    at: Mapping[str, float] | None = None,
+    frame: pd.DataFrame, runs: pd.DataFrame, *, metric: str, last: int | None = None
 ) -> pd.DataFrame:
-    """The final score (suites/record/scores.py) of each run in `configs` that has one.
+    """The final score (suites/record/scores.py) of each run that has one.
 
-    `at`: env_steps per run_id after which nothing counts. Returns `run_id, score, evaluations,
-    env_steps` (of the last value used). A NaN among the values makes the score NaN.
+    `runs`: run_id, config, and `at`, env_steps after which nothing counts. Returns `run_id, score,
+    evaluations, env_steps` (of the last value used). A NaN among the values makes the score NaN.
     """
     rows = frame.loc[(frame["metric"] == metric).to_numpy(), ["run_id", "env_steps", "value"]]
     rows = rows.sort_values(["run_id", "env_steps"], kind="stable")
+    known = {run.run_id: run for run in runs.itertuples()}
     found = []
     for run_id, group in rows.groupby("run_id", observed=True, sort=True):
-        if run_id not in configs:
-            continue
-        limit = float("inf") if at is None else at[run_id]
-        columns = group["env_steps"].to_numpy(), group["value"].to_numpy()
-        score = scores.final_score(*columns, configs[run_id], limit, last)
-        if score is not None:
-            found.append((run_id, *score))
+        if run_id in known:
+            columns = group["env_steps"].to_numpy(), group["value"].to_numpy()
+            run = known[run_id]
+            score = scores.final_score(*columns, run.config, run.at, last)
+            found += [] if score is None else [(run_id, *score)]
     table = pd.DataFrame(found, columns=["run_id", "score", "evaluations", "env_steps"])
     return table.astype({"score": float, "evaluations": int, "env_steps": int})
 
@@ -181,34 +168,34 @@ def final_scores(
 # --- seeds of one task and method ------------------------------------------------------------
 
 
-def curves(binned: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
-    """Statistics over runs per group and bin, with the ids of these runs.
-
-    `binned` is from `bin_runs`; `runs` has `run_id`, the `by` columns and `n_expected` (seeds
-    that the group should have). Returns one row per group and bin: `by`, `env_steps`, what
-    `describe` gives, `n_expected`, `run_ids` (those with a finite value, joined by `;`).
-    """
-    wanted = ["run_id", *by, "n_expected"]
-    joined = binned.merge(runs[wanted], on="run_id", how="inner")
-    joined = joined.sort_values([*by, "env_steps", "run_id"], kind="stable")
+def over_runs(
+    table: pd.DataFrame, by: Sequence[str], value: str, joined: Sequence[str] = ("run_id",)
+) -> pd.DataFrame:
+    """Statistics of the column `value` in each group, in the order of the table: `by`, DESCRIBED,
+    `n_expected` (seeds that the group should have), and each column of `joined` in the plural
+    (`run_ids`): its texts of the runs with a finite value, joined by `;`."""
     rows = []
-    for key, group in joined.groupby([*by, "env_steps"], sort=False, observed=True):
-        values = group["value"].to_numpy(float)
+    for key, group in table.groupby(list(by), sort=False, observed=True):
+        values = group[value].to_numpy(float)
         finite = np.isfinite(values)
-        rows.append(
-            {
-                **dict(zip((*by, "env_steps"), key, strict=True)),
-                **describe(values),
-                "n_expected": int(group["n_expected"].iloc[0]),
-                "run_ids": ";".join(group["run_id"].to_numpy(object)[finite]),
-            }
-        )
-    names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
-    return pd.DataFrame(rows, columns=[*by, "env_steps", *names, "n_expected", "run_ids"])
+        texts = [";".join(group[column].to_numpy(object)[finite]) for column in joined]
+        rows.append((*key, *describe(values).values(), group["n_expected"].iloc[0], *texts))
+    names = [*by, *DESCRIBED, "n_expected", *(f"{column}s" for column in joined)]
+    return pd.DataFrame(rows, columns=names).astype(dict(table[list(by)].dtypes))
+
+
+def curves(
+    binned: pd.DataFrame, runs: pd.DataFrame, joined: Sequence[str] = ("run_id",)
+) -> pd.DataFrame:
+    """`over_runs` for each group and bin. `binned` is from `bin_runs`; `runs` has `run_id`, GROUP
+    and `n_expected`."""
+    table = binned.merge(runs[["run_id", *GROUP, "n_expected"]], on="run_id", how="inner")
+    table = table.sort_values([*GROUP, "env_steps", "run_id"], kind="stable")
+    return over_runs(table, [*GROUP, "env_steps"], "value", joined)
 
 
 def reference_statistics(given: pd.DataFrame, band: str) -> pd.DataFrame:
-    """Statistics over seeds of given curves: task, env_steps, what `describe` gives, low, high.
+    """Statistics over seeds of given curves: task, env_steps, DESCRIBED, low, high.
 
     Values stay at the env_steps at which they were logged: released curves share one grid.
     """
@@ -216,8 +203,7 @@ def reference_statistics(given: pd.DataFrame, band: str) -> pd.DataFrame:
         {"task": task, "env_steps": env_steps, **describe(group["episode_return"].to_numpy(float))}
         for (task, env_steps), group in given.groupby(["task", "env_steps"], sort=True)
     ]
-    columns = ["task", "env_steps", *describe(np.zeros(1))]
-    return with_band(pd.DataFrame(rows, columns=columns), band)
+    return with_band(pd.DataFrame(rows, columns=["task", "env_steps", *DESCRIBED]), band)
 
 
 # --- many tasks ------------------------------------------------------------------------------
@@ -255,7 +241,11 @@ def iqm_over_runs(strata: Strata) -> np.ndarray:
 
 def optimality_gap(strata: Strata) -> np.ndarray:
     """Mean over tasks of how far runs stay below the highest score of the scale; less is better."""
-    return mean_over_tasks([np.maximum(0, 1 - np.asarray(task, float)) for task in strata])
+    return mean_over_tasks(_gaps(strata))
+
+
+def _gaps(strata: Strata) -> list[np.ndarray]:
+    return [np.maximum(0, 1 - np.asarray(task, float)) for task in strata]
 
 
 STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
@@ -268,10 +258,8 @@ STATISTICS: dict[str, Callable[[Strata], np.ndarray]] = {
 
 def interval_over_tasks(name: str, strata: Strata, **options: int) -> Interval:
     """95 % interval of a statistic in STATISTICS. No interval where a task has a single seed."""
-    if name == "mean":
-        return mean_estimate(strata).interval()
-    if name == "optimality_gap":
-        return mean_estimate([np.maximum(0, 1 - np.asarray(task)) for task in strata]).interval()
+    if name in ("mean", "optimality_gap"):
+        return mean_estimate(strata if name == "mean" else _gaps(strata)).interval()
     low, high = bootstrap_interval(strata, STATISTICS[name], **options)
     return Interval(float(low), float(high))
 

@@ -10,6 +10,7 @@ it returns and load nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from analysis.count.averages import across_tasks, normalised
 from analysis.count.estimates import best_of, sample
 from analysis.count.methods import Style, styles, with_methods
 from analysis.count.published import baselines
+from analysis.count.statistics import GROUP
 from analysis.count.verdict import MARGIN, Verdict, counts_text, judge_suite
 from analysis.read.frame import Loaded
 from analysis.read.source import UNKNOWN_ATTEMPT
@@ -32,7 +34,6 @@ from suites.language.suite import Suite
 from suites.record.scores import WINDOW_WORDS
 
 MAX_BINS = 50
-GROUP = ("task", "method", "x")
 METRIC_WORDS = {"evaluate_return": "evaluations", "episode_return": "training episodes"}
 
 
@@ -123,7 +124,8 @@ def summarise(
     chosen = styles(list(dict.fromkeys(runs["method"])))
     widths = bin_widths(runs, loaded.frame, metric)
     binned = statistics.bin_runs(loaded.frame, metric=metric, width=widths, last=until)
-    curves = statistics.with_band(statistics.curves(binned, runs, GROUP), band)
+    origin = ("run_id", "attempt", "commit")
+    curves = statistics.curves(_with_origin(binned, runs), runs, origin)
     finals = final_scores(loaded.frame, runs, metric, last, until, scale)
     published = baselines(suite.published)
     published = published[published["task"].isin(set(runs["task"]))].reset_index(drop=True)
@@ -140,7 +142,7 @@ def summarise(
         runs=runs,
         styles=chosen,
         binned=binned,
-        curves=_with_origin(curves, binned, runs),
+        curves=statistics.with_band(curves, band),
         finals=finals,
         scores=score_table(finals, runs, band),
         aggregates=across.aggregates,
@@ -214,52 +216,36 @@ def bin_widths(runs: pd.DataFrame, frame: pd.DataFrame, metric: str) -> dict[str
     is a bin (width 1). Otherwise there are at most 50 bins, none narrower than the interval between
     evaluations.
     """
-    points = frame.loc[(frame["metric"] == metric).to_numpy(), ["run_id", "env_steps"]]
-    by_run = {
-        str(run_id): group.to_numpy()
-        for run_id, group in points.groupby("run_id", observed=True)["env_steps"]
-    }
+    points = frame[(frame["metric"] == metric).to_numpy()]
+    distinct = points.groupby("task", observed=True)["env_steps"].nunique()
+    of_run = points.groupby("run_id", observed=True).size()
     widths: dict[str, int] = {}
-    for _, group in runs.groupby("task", sort=False):
-        steps = [by_run[run_id] for run_id in group["run_id"] if run_id in by_run]
-        distinct = len(np.unique(np.concatenate(steps))) if steps else 0
-        aligned = distinct == max((len(one) for one in steps), default=0)
+    for task, group in runs.groupby("task", sort=False):
+        places = distinct.get(task, 0)
+        aligned = places == of_run.reindex(group["run_id"], fill_value=0).max()
         every = max(int(config["eval_every_env_steps"]) for config in group["config"])
         budget = int(group["target_env_steps"].max())
         width = every * max(1, math.ceil(budget / every / MAX_BINS))
-        width = 1 if aligned and distinct <= MAX_BINS else min(width, budget)
+        width = 1 if aligned and places <= MAX_BINS else min(width, budget)
         widths |= dict.fromkeys(group["run_id"], width)
     return widths
 
 
-def _with_origin(curves: pd.DataFrame, binned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """`attempts` and `commits` of each point, in the order of its `run_ids`."""
-    attempt_of = dict(
-        zip(zip(binned["run_id"], binned["env_steps"], strict=True), binned["attempt"], strict=True)
-    )
-    origin = runs.set_index("run_id")
-    attempts, commits = [], []
-    for run_ids, env_steps in zip(curves["run_ids"], curves["env_steps"], strict=True):
-        made = [(run_id, attempt_of[run_id, env_steps]) for run_id in run_ids.split(";") if run_id]
-        attempts.append(";".join(_attempt_words(origin.at[r, "commits"], a) for r, a in made))
-        commits.append(";".join(_commit_words(origin.at[r, "commits"], a) for r, a in made))
-    curves["attempts"], curves["commits"] = attempts, commits
-    return curves
+def _with_origin(binned: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """`binned` with `attempt` and `commit` as texts."""
+    commits = dict(zip(runs["run_id"], runs["commits"], strict=True))
+    points = zip(binned["run_id"], binned["attempt"], strict=True)
+    found = [_origin(commits[run_id], attempt) for run_id, attempt in points]
+    return binned.assign(attempt=[a for a, _ in found], commit=[c for _, c in found])
 
 
-def _attempt_words(commits: Any, attempt: int) -> str:
-    """The attempt's number. Where it is unknown, all attempts of the run, joined by `|`."""
+def _origin(commits: dict[str, str], attempt: int) -> tuple[str, str]:
+    """An attempt's number and its version of the code. Where the attempt is unknown, those of all
+    attempts of the run, joined by `|`."""
     if attempt != UNKNOWN_ATTEMPT:
-        return str(attempt)
-    return "|".join(commits) if isinstance(commits, dict) and commits else "?"
-
-
-def _commit_words(commits: Any, attempt: int) -> str:
-    if not isinstance(commits, dict):
-        return "?"
-    if attempt != UNKNOWN_ATTEMPT:
-        return commits.get(str(attempt)) or "?"
-    return "|".join(dict.fromkeys(commit or "?" for commit in commits.values())) or "?"
+        return str(attempt), commits.get(str(attempt)) or "?"
+    versions = dict.fromkeys(commit or "?" for commit in commits.values())
+    return "|".join(commits) or "?", "|".join(versions) or "?"
 
 
 # --- final scores ----------------------------------------------------------------------------
@@ -279,62 +265,38 @@ def final_scores(
     without complete runs all count, at the env_steps that all of them have reached, and their rows
     are marked `partial`.
     """
-    at: dict[str, float] = {}
-    partial: dict[str, bool] = {}
-    for _, group in runs[runs["state"] != Completeness.MISSING].groupby(list(GROUP), sort=False):
-        complete = group[group["state"] == Completeness.COMPLETE]
-        reached = int(group["last_env_steps"].min())
-        for row in (complete if len(complete) else group).itertuples():
-            partial[row.run_id] = not len(complete)
-            at[row.run_id] = until or math.inf if len(complete) else min(reached, until or reached)
-    configs = dict(zip(runs["run_id"], runs["config"], strict=True))
-    scores = statistics.final_scores(
-        frame, {run_id: configs[run_id] for run_id in at}, metric=metric, last=last, at=at
-    )
+    present = runs[runs["state"] != Completeness.MISSING]
+    complete = present["state"] == Completeness.COMPLETE
+    groups = [present[column] for column in GROUP]
+    partial = ~complete.groupby(groups).transform("any")
+    reached = present["last_env_steps"].groupby(groups).transform("min")
+    end = np.where(partial, np.minimum(reached, until or math.inf), until or math.inf)
+    counted = present.assign(at=end, partial=partial)[complete | partial]
+    scores = statistics.final_scores(frame, counted, metric=metric, last=last)
     scores = scores.rename(columns={"env_steps": "at"})
-    columns = ["run_id", *GROUP, "seed", "n_expected"]
-    scores = scores.merge(runs[columns], on="run_id", how="left")
-    scores["partial"] = scores["run_id"].map(partial).astype(bool)
+    columns = ["run_id", *GROUP, "seed", "n_expected", "partial"]
+    scores = scores.merge(counted[columns], on="run_id").astype({"partial": bool})
     scores["normalised"] = normalised(scores["score"], scores["task"], scale)
     return scores
 
 
 def score_table(finals: pd.DataFrame, runs: pd.DataFrame, band: str) -> pd.DataFrame:
     """Statistics of final scores per task, method and x, in the order of the plan."""
-    rows = []
-    order = {key: place for place, key in enumerate(_groups(runs))}
-    for key, group in finals.groupby(list(GROUP), sort=False):
-        finite = group[np.isfinite(group["score"])]
-        rows.append(
-            {
-                **dict(zip(GROUP, key, strict=True)),
-                **statistics.describe(group["score"].to_numpy(float)),
-                "n_expected": int(group["n_expected"].iloc[0]),
-                "at": int(group["at"].min()),
-                "evaluations": counts_text(group["evaluations"]),
-                "partial": bool(group["partial"].any()),
-                "scores": list(finite["score"]),
-                "run_ids": ";".join(finite["run_id"]),
-                "order": order[key],
-            }
-        )
-    names = ["n", "mean", "sd", "se", "median", "iqm", "min", "max", "ci_low", "ci_high"]
-    columns = [*GROUP, *names, "n_expected", "at", "evaluations", "partial", "scores", "run_ids"]
-    table = (
-        pd.DataFrame(rows, columns=[*columns, "order"]).sort_values("order").drop(columns="order")
+    groups = finals.groupby(list(GROUP), sort=False)
+    table = statistics.over_runs(finals, GROUP, "score").assign(
+        at=groups["at"].min().to_numpy(int),
+        evaluations=[counts_text(counts) for _, counts in groups["evaluations"]],
+        partial=groups["partial"].any().to_numpy(bool),
+        scores=[list(scores[np.isfinite(scores)]) for _, scores in groups["score"]],
     )
-    table = table.reset_index(drop=True)
+    table = runs[list(GROUP)].drop_duplicates().merge(table, on=list(GROUP))
     best = {
         key: best_of({m: [sample(s)] for m, s in zip(one["method"], one["scores"], strict=True)})
-        for key, one in table[~table["partial"].astype(bool)].groupby(["task", "x"])
+        for key, one in table[~table["partial"]].groupby(["task", "x"])
     }
     keys = zip(table["task"], table["x"], table["method"], strict=True)
     table["best"] = [best.get((task, x)) == method for task, x, method in keys]
     return statistics.with_band(table, band)
-
-
-def _groups(runs: pd.DataFrame) -> list[tuple]:
-    return list(dict.fromkeys(zip(*(runs[column] for column in GROUP), strict=True)))
 
 
 def run_progress(
@@ -342,22 +304,16 @@ def run_progress(
 ) -> pd.DataFrame:
     """Per run: area under its binned curve, and env_steps to reach 100, 500 and 900."""
     target = runs.set_index("run_id")["target_env_steps"]
+    reached = (100, 500, 900)
     rows = []
-    for run_id, group in binned[binned["run_id"].isin(target.index)].groupby("run_id"):
+    for run_id, group in binned.groupby("run_id"):
         steps, values = group["env_steps"].to_numpy(), group["value"].to_numpy()
         until = target[run_id] // widths[run_id] * widths[run_id]
-        rows.append(
-            {
-                "run_id": run_id,
-                "area_under_curve": statistics.area_under_curve(steps, values, until),
-                **{
-                    f"env_steps_to_{score}": statistics.time_to_reach(steps, values, score)
-                    for score in (100, 500, 900)
-                },
-            }
-        )
-    columns = ["run_id", "area_under_curve", *(f"env_steps_to_{s}" for s in (100, 500, 900))]
-    return pd.DataFrame(rows, columns=columns)
+        area = statistics.area_under_curve(steps, values, until)
+        times = [statistics.time_to_reach(steps, values, score) for score in reached]
+        rows.append((run_id, area, *times))
+    names = ["run_id", "area_under_curve", *(f"env_steps_to_{score}" for score in reached)]
+    return pd.DataFrame(rows, columns=names)
 
 
 # --- problems --------------------------------------------------------------------------------
@@ -380,33 +336,24 @@ def run_problems(runs: pd.DataFrame) -> list[str]:
 
 def commit_problems(runs: pd.DataFrame) -> list[str]:
     """One line if several versions of the code made the suite's runs."""
-    found: dict[str, int] = {}
-    for commits in runs["commits"]:
-        if isinstance(commits, dict):
-            for commit in set(commits.values()):
-                found[commit or "unknown"] = found.get(commit or "unknown", 0) + 1
-    if len(found) < 2:
-        return []
-    words = ", ".join(
-        f"{commit} ({counted(count, 'run')})" for commit, count in sorted(found.items())
-    )
-    return [f"several versions of the code: {words}"]
+    of_runs = [set(commits.values()) for commits in runs["commits"] if isinstance(commits, dict)]
+    found = Counter(commit or "unknown" for commits in of_runs for commit in commits)
+    return [f"several versions of the code: {_versions_text(found)}"] if len(found) > 1 else []
 
 
 def environment_problems(runs: pd.DataFrame) -> list[str]:
     """A line for each task whose runs were made in several versions of a user's own environment."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, Counter[str]] = defaultdict(Counter)
     for task, provenance in zip(runs["task"], runs["provenance"], strict=True):
         own = (provenance.get("own") or {}) if isinstance(provenance, dict) else {}
         if "task" in own:
-            versions = found.setdefault(task, {})
-            version = own["task"]["version"]
-            versions[version] = versions.get(version, 0) + 1
+            found[task][own["task"]["version"]] += 1
     return [
-        f"{task}: several versions of the environment: "
-        + ", ".join(
-            f"{version} ({counted(count, 'run')})" for version, count in sorted(versions.items())
-        )
+        f"{task}: several versions of the environment: {_versions_text(versions)}"
         for task, versions in found.items()
         if len(versions) > 1
     ]
+
+
+def _versions_text(runs: Mapping[str, int]) -> str:
+    return ", ".join(f"{version} ({counted(n, 'run')})" for version, n in sorted(runs.items()))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -65,7 +66,8 @@ class Outcome(StrEnum):
     NOT_RELEASED = "no released score"
 
 
-class Compared(NamedTuple):
+@dataclass(frozen=True)
+class Compared:
     """What is known of one task before the number of tasks is corrected for."""
 
     task: str
@@ -79,16 +81,10 @@ class Compared(NamedTuple):
     obstacle: str = ""  # why there is nothing to compare
 
 
-class TaskVerdict(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class TaskVerdict(Compared):
     """One task."""
 
-    task: str
-    env_steps: int
-    evaluations: str
-    ours: Sample
-    theirs: Sample
-    learned: float
-    margin: float
     difference: float  # ours - theirs
     interval: Interval  # 95 %
     interval_90: Interval  # within the margin: reproduced, before tasks are corrected for
@@ -97,7 +93,6 @@ class TaskVerdict(NamedTuple):
     seeds_needed: int | None  # of ours, for a decision; None: none up to 100, or unknown
     verdict: Outcome
     reason: str
-    run_ids: list[str]
 
 
 class Verdict(NamedTuple):
@@ -119,11 +114,11 @@ def judge(compared: Sequence[Compared]) -> list[TaskVerdict]:
     for one, estimate, p_same, p_other in zip(
         compared, estimates, equivalent, different, strict=True
     ):
-        needed = seeds_needed(one.ours, one.theirs, margin=one.margin, tests=tests)
+        needed = seeds_needed([(one.ours, one.theirs)], margin=one.margin, tests=tests)
         outcome, reason = _outcome(one, estimate.value, p_same, p_other, needed)
         found.append(
             TaskVerdict(
-                **{key: getattr(one, key) for key in Compared._fields if key != "obstacle"},
+                **vars(one),
                 difference=estimate.value,
                 interval=estimate.interval(),
                 interval_90=estimate.interval(0.9),
@@ -166,11 +161,10 @@ def margin_of(margin: float, learned: float) -> float:
 def released_seeds(reference: pd.DataFrame, task: str, at: int) -> list[float]:
     """Each released seed's score nearest to `at`, if it is within 5e4 env_steps."""
     rows = reference[(reference["task"] == task) & reference["episode_return"].notna()]
-    rows = rows.assign(distance=(rows["env_steps"] - at).abs())
-    rows = rows[rows["distance"] <= REFERENCE_EVERY_ENV_STEPS / 2].sort_values(
-        "distance", kind="stable"
-    )
-    return [float(group["episode_return"].iloc[0]) for _, group in rows.groupby("seed")]
+    distance = (rows["env_steps"] - at).abs()
+    distance = distance[distance <= REFERENCE_EVERY_ENV_STEPS / 2]
+    places = distance.groupby(rows["seed"]).idxmin()
+    return rows.loc[places, "episode_return"].astype(float).tolist()
 
 
 def judge_tasks(
@@ -193,8 +187,7 @@ def judge_tasks(
         reached = int(present["last_env_steps"].min()) if len(present) else 0
         end = min(reached, at) if at else reached
         end, theirs, missing = _released(str(task), end, reference)
-        configs = dict(zip(present["run_id"], present["config"], strict=True))
-        scores = final_scores(frame, configs, metric=metric, at=dict.fromkeys(configs, end))
+        scores = final_scores(frame, present.assign(at=end), metric=metric)
         scores = scores[scores["score"].notna()]
         ours = sample(scores["score"].to_numpy())
         learned = theirs.mean - random_scores().get(str(task), math.nan)
@@ -287,19 +280,14 @@ def judge_suite(
 
 
 def as_json(verdict: Verdict, source: str, synthetic: bool) -> dict[str, Any]:
-    """Everything, with null where there is no number. source: where released scores are from."""
-
-    def clean(value: Any) -> Any:
-        if isinstance(value, tuple) and hasattr(value, "_asdict"):
-            return {key: clean(part) for key, part in value._asdict().items()}
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
+    """Everything, with NaN where there is no number. source: where released scores are from."""
     return {
         **({"synthetic": True} if synthetic else {}),
         "reference": source,
         "margin": verdict.margin,
-        "overall": {key: clean(value) for key, value in overall(verdict.tasks).items()},
-        "tasks": [clean(one) for one in verdict.tasks],
+        "overall": overall(verdict.tasks),
+        "tasks": [
+            {key: value for key, value in vars(one).items() if key != "obstacle"}
+            for one in verdict.tasks
+        ],
     }

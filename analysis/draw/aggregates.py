@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from analysis.count.methods import Style
-from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, finish, line_handle
+from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, line_handle
 
 STATISTIC_LABELS = {"iqm": "IQM", "optimality_gap": "Optimality gap\n(less is better)"}
 
@@ -23,10 +23,7 @@ def draw_aggregates(
     profiles: pd.DataFrame,
     improvements: pd.DataFrame,
     styles: Mapping[str, Style],
-    *,
-    notes: Sequence[str] = (),
-    score_words: str = "Normalised score",
-    synthetic: bool = False,
+    score_words: str,
 ) -> Figure:
     """Mean, median and interquartile mean with intervals; performance profiles; improvement.
 
@@ -46,7 +43,7 @@ def draw_aggregates(
         if has_pairs:
             _draw_improvements(all_axes[2], improvements, styles)
         add_legend(figure, [line_handle(styles[method]) for method in methods])
-    return finish(figure, notes, synthetic)
+    return figure
 
 
 def draw_intervals(

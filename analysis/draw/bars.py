@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from analysis.count.methods import Style
-from analysis.draw.page import PAGE_WIDTH, RC, add_legend, finish, line_handle, pretty
+from analysis.draw.page import PAGE_WIDTH, RC, add_legend, line_handle, pretty
 
 
 def draw_bars(
@@ -21,13 +21,11 @@ def draw_bars(
     styles: Mapping[str, Style],
     groups: Sequence[str],
     *,
-    published: Mapping[str, Style] | None = None,
-    titles: Mapping[str, str] | None = None,
-    rows: int = 2,
-    y_label: str = "Score",
-    y_range: tuple[float, float] | None = None,
-    notes: Sequence[str] = (),
-    synthetic: bool = False,
+    published: Mapping[str, Style],
+    titles: Mapping[str, str],
+    rows: int,
+    y_label: str,
+    y_range: tuple[float, float] | None,
 ) -> Figure:
     """Groups of bars (tasks, then averages), a bar per method, in `rows` rows, with a line across
     a group for each method in `published` that has a score there.
@@ -47,9 +45,9 @@ def draw_bars(
             axes.set_xlim(-0.6, per_row - 0.4)
             axes.set_ylabel(y_label)
         handles = [Patch(color=style.colour, label=style.label) for style in styles.values()]
-        lines = [line_handle(style) for style in (published or {}).values()]
+        lines = [line_handle(style) for style in published.values()]
         add_legend(figure, [*handles, *lines])
-    return finish(figure, notes, synthetic)
+    return figure
 
 
 def draw_panel(
@@ -58,9 +56,9 @@ def draw_panel(
     styles: Mapping[str, Style],
     groups: Sequence[str],
     *,
-    published: Mapping[str, Style] | None = None,
-    titles: Mapping[str, str] | None = None,
-    y_range: tuple[float, float] | None = None,
+    published: Mapping[str, Style],
+    titles: Mapping[str, str],
+    y_range: tuple[float, float] | None,
 ) -> None:
     """Groups of bars on given axes; the table is that of `draw_bars`."""
     width = 0.84 / len(styles)
@@ -70,12 +68,12 @@ def draw_panel(
         offset = (place - (len(styles) - 1) / 2) * width
         rows = table[table["method"] == method]
         _draw_method(axes, rows, groups, offset, width, style, low, floor)
-    for method, style in (published or {}).items():
+    for method, style in published.items():
         rows = table[table["method"] == method].set_index("group")["mean"].reindex(groups)
         at = np.flatnonzero(rows.notna())
         axes.hlines(rows.to_numpy()[at], at - 0.46, at + 0.46, color=style.colour,
                     linestyle=style.line, linewidth=1.0, zorder=4)  # fmt: skip
-    names = [(titles or {}).get(group, pretty(group)).replace(" ", "\n", 1) for group in groups]
+    names = [titles.get(group, pretty(group)).replace(" ", "\n", 1) for group in groups]
     axes.set_xticks(range(len(groups)), names, linespacing=1.0)
     axes.tick_params(axis="x", length=0, labelsize=7)
     if y_range:

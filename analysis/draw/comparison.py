@@ -16,6 +16,8 @@ from analysis.count.comparison import Comparison
 from analysis.count.estimates import MAX_SEEDS, Estimate, Sample
 from analysis.count.methods import BLUE, ORANGE, Style
 from analysis.draw.page import GREY, PAGE_WIDTH, RC, add_legend, finish, line_handle, pretty
+from analysis.draw.tables import difference_text, sample_text
+from suites.command import aligned
 from suites.record.scores import WINDOW_WORDS
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"))
@@ -72,17 +74,13 @@ def comparison_text(found: Comparison) -> str:
     head = ("task", "env_steps", "evaluations", *found.labels, "difference", "p", "would decide")
     rows = [
         (
-            one.task, f"{one.env_steps:,}", one.evaluations, *map(_sample_text, one.samples),
+            one.task, f"{one.env_steps:,}", one.evaluations, *map(sample_text, one.samples),
             _estimate_text(one.difference), f"{one.p:.2g}" if math.isfinite(one.p) else "-",
             _seeds_text(one.seeds_needed, one.samples),
         )
         for one in found.tasks
     ]  # fmt: skip
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = (word.ljust(width) for word, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, *aligned([head, *rows])])
 
 
 def overall_text(found: Comparison) -> str:
@@ -102,15 +100,8 @@ def overall_text(found: Comparison) -> str:
     return f"{found.outcome}: {'; '.join(parts)}."
 
 
-def _sample_text(one: Sample) -> str:
-    spread = f" ± {one.sd:.0f}" if math.isfinite(one.sd) else ""
-    return f"{one.mean:.0f}{spread} (n={one.n})"
-
-
 def _estimate_text(one: Estimate, unit: str = "") -> str:
-    low, high = one.interval()
-    interval = f" [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else ""
-    return f"{one.value:+.0f}{unit}{interval}"
+    return difference_text(one.value, one.interval(), unit)
 
 
 def _seeds_text(needed: int | None, samples: Sequence[Sample]) -> str:
@@ -144,25 +135,19 @@ def _row(task: str, estimate: Estimate, needed: int | None) -> dict[str, Any]:
 
 
 def comparison_json(found: Comparison, synthetic: bool) -> dict[str, Any]:
-    """Everything, with null where there is no number."""
+    """Everything that the text says, with NaN where there is no number."""
     table = comparison_table(found).drop(columns=["first", "second"])
-    low, high = found.improvement_interval
-
-    def number(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     return {
         **({"synthetic": True} if synthetic else {}),
         "first": found.labels[0],
         "second": found.labels[1],
         "outcome": found.outcome,
         "unit": found.unit,
-        "probability_of_improvement": dict(
-            value=number(found.improvement), low=number(low), high=number(high)
-        ),
+        "probability_of_improvement": {
+            "value": found.improvement,
+            **found.improvement_interval._asdict(),
+        },
         "settings": {key: list(values) for key, values in found.settings.items()},
         "left_out": found.left_out,
-        "rows": [
-            {key: number(value) for key, value in row.items()} for row in table.to_dict("records")
-        ],
+        "rows": table.to_dict("records"),
     }

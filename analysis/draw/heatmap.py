@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.draw.page import RC, finish, layout, outer_labels, panels, pretty
+from analysis.draw.page import RC, layout, outer_labels, panels, pretty
 from suites.language.figures import Scale
 
 
@@ -20,9 +20,7 @@ def draw_heatmap(
     x: str,
     y: str,
     tasks: Sequence[str],
-    label: str = "Score",
-    notes: Sequence[str] = (),
-    synthetic: bool = False,
+    label: str,
 ) -> Figure:
     """A panel per task, a cell per pair of values: the mean score as colour and number.
 
@@ -52,7 +50,7 @@ def draw_heatmap(
             figure.colorbar(image, ax=all_axes, label=label, shrink=0.9, aspect=18, pad=0.02)
         outer_labels(all_axes, x.replace("_", " ").capitalize(), y.replace("_", " ").capitalize())
         layout(figure).set(w_pad=0.05)
-    return finish(figure, notes, synthetic)
+    return figure
 
 
 def _values(column: pd.Series) -> list[str]:

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.count.methods import VERMILION
-from analysis.draw.page import GREY, PAGE_WIDTH, RC, finish, layout, pretty
+from analysis.draw.page import GREY, PAGE_WIDTH, RC, layout, pretty
 
 ROW_NAMES = ("Truth", "Model", "Error")
-
-
+MOST_PER_ROW = 25  # frames of a strip
+CHOSEN = (0, 2, 4, 5, 9, 14, 19, 24, 29, 34, 39, 44, 49)  # frames on a page of predictions
 FORMULA = "(model - truth + 1) / 2".replace(" ", "\u00a0")  # no line breaks inside
 ERROR_WORDS = f"Error: {FORMULA}, grey is no error."
 
@@ -26,21 +26,12 @@ def error_image(truth: np.ndarray, model: np.ndarray) -> np.ndarray:
     return ((difference + 255) // 2).astype(np.uint8)
 
 
-def draw_strip(
-    truth: np.ndarray,
-    model: np.ndarray,
-    context: int,
-    *,
-    title: str,
-    most_per_row: int = 25,
-    notes: Sequence[str] = (),
-    synthetic: bool = False,
-) -> Figure:
+def draw_strip(truth: np.ndarray, model: np.ndarray, context: int, title: str) -> Figure:
     """An open-loop prediction with all its frames: rows of truth, model and error.
 
     truth, model: uint8 [T, 64, 64, 3]. The first `context` frames were seen by the model.
     """
-    blocks = math.ceil(len(truth) / most_per_row)
+    blocks = math.ceil(len(truth) / MOST_PER_ROW)
     per_row = math.ceil(len(truth) / blocks)  # rows of equal length
     cell = (PAGE_WIDTH - 0.45) / per_row
     height = blocks * (3 * cell + 0.2) + 0.22
@@ -64,7 +55,7 @@ def draw_strip(
                     words = "t=1" if frame == 0 else str(frame + 1)
                     figure.text(x, (top + 0.03) / height, words, ha="center", va="bottom",
                                 fontsize=6.5, color=GREY)  # fmt: skip
-    return finish(figure, notes, synthetic)
+    return figure
 
 
 def _draw_frames(axes: Axes, images: np.ndarray, frames: range, context: int) -> None:
@@ -80,17 +71,13 @@ def _draw_frames(axes: Axes, images: np.ndarray, frames: range, context: int) ->
 
 def draw_predictions(
     predictions: Sequence[tuple[str, np.ndarray, np.ndarray, int]],
-    *,
-    frames: Sequence[int] = (0, 2, 4, 5, 9, 14, 19, 24, 29, 34, 39, 44, 49),
-    notes: Sequence[str] = (),
-    synthetic: bool = False,
 ) -> Figure:
     """Chosen frames of several predictions on a page (the paper's Figure 5).
 
     predictions: (title, truth, model, context), images uint8 [T, 64, 64, 3].
     """
     left, gap = 0.45, 0.08
-    cell = (PAGE_WIDTH - left - gap) / len(frames)
+    cell = (PAGE_WIDTH - left - gap) / len(CHOSEN)
     block = 3 * cell + 0.36
     height = block * len(predictions)
     with matplotlib.rc_context({**RC, "axes.grid": False}):
@@ -98,7 +85,7 @@ def draw_predictions(
         for number, (title, truth, model, context) in enumerate(predictions):
             top = height - number * block
             figure.text(left / PAGE_WIDTH, (top - 0.05) / height, title, va="top", fontsize=9)
-            shown = [frame for frame in frames if frame < len(truth)]
+            shown = [frame for frame in CHOSEN if frame < len(truth)]
             all_images = (truth, model, error_image(truth, model))
             for line, (name, images) in enumerate(zip(ROW_NAMES, all_images, strict=True)):
                 y = (top - 0.33 - (line + 1) * cell) / height
@@ -111,12 +98,10 @@ def draw_predictions(
                     axes.set_axis_off()
                     if line == 0:
                         axes.set_title(f"t={frame + 1}", fontsize=6.5, color=GREY, pad=1.5)
-    return finish(figure, notes, synthetic)
+    return figure
 
 
-def draw_observations(
-    images: Mapping[str, np.ndarray], *, notes: Sequence[str] = (), synthetic: bool = False
-) -> Figure:
+def draw_observations(images: Mapping[str, np.ndarray]) -> Figure:
     """What the agent sees of each task: task -> uint8 [64, 64, 3] (the paper's Figure 2)."""
     count = len(images)
     columns = min(count, 5)
@@ -133,4 +118,4 @@ def draw_observations(
         for axes, (task, image) in zip(all_axes, images.items(), strict=False):
             axes.imshow(image, interpolation="nearest")
             axes.set_title(pretty(task), fontsize=8.5)
-    return finish(figure, notes, synthetic)
+    return figure

@@ -18,7 +18,6 @@ from analysis.draw.page import (
     GREY,
     RC,
     add_legend,
-    finish,
     line_handle,
     outer_labels,
     panels,
@@ -41,8 +40,6 @@ def draw_lines(
     published: pd.DataFrame | None = None,
     reference: pd.DataFrame | None = None,
     seeds: pd.DataFrame | None = None,
-    notes: Sequence[str] = (),
-    synthetic: bool = False,
 ) -> Figure:
     """A panel per task, a line per method: mean and band over seeds.
 
@@ -65,7 +62,7 @@ def draw_lines(
         drawn = set() if published is None else set(published["method"])
         handles += [line_handle(style) for m, style in PUBLISHED_STYLES.items() if m in drawn]
         add_legend(figure, handles)
-    return finish(figure, notes, synthetic)
+    return figure
 
 
 def draw_panel(
@@ -132,10 +129,8 @@ def _draw_line(
     if rows.empty:
         return
     xs, mean = rows[x].to_numpy(float), rows["mean"].to_numpy(float)
-    axes.fill_between(
-        xs, rows["low"].to_numpy(float), rows["high"].to_numpy(float),
-        color=style.colour, alpha=0.18, linewidth=0,
-    )  # fmt: skip
+    low, high = rows[["low", "high"]].to_numpy(float).T
+    axes.fill_between(xs, low, high, color=style.colour, alpha=0.18, linewidth=0)
     full = (rows["n"] >= rows["n_expected"]).to_numpy()
     near = ~full
     near[1:] |= ~full[:-1]
@@ -172,10 +167,8 @@ def _draw_reference(axes: Axes, rows: pd.DataFrame) -> None:
     style = PUBLISHED_STYLES["dreamer"]
     rows = rows.sort_values("env_steps")
     xs = rows["env_steps"].to_numpy(float)
-    axes.fill_between(
-        xs, rows["low"].to_numpy(float), rows["high"].to_numpy(float),
-        color=style.colour, alpha=0.10, linewidth=0,
-    )  # fmt: skip
+    low, high = rows[["low", "high"]].to_numpy(float).T
+    axes.fill_between(xs, low, high, color=style.colour, alpha=0.10, linewidth=0)
     axes.plot(
         xs, rows["mean"], color=style.colour, linestyle=style.line, linewidth=0.9,
         marker="o" if len(rows) <= FEW_POINTS else "", markersize=2.5,

@@ -115,7 +115,7 @@ def add_legend(figure: Figure, handles: Sequence[Any]) -> None:
     figure.set_size_inches(width, height + size.height / figure.dpi * (rows - 1) / rows)
 
 
-def finish(figure: Figure, notes: Sequence[str], synthetic: bool = False) -> Figure:
+def finish(figure: Figure, notes: Sequence[str] = (), synthetic: bool = False) -> Figure:
     """Add a footer with `notes`, and a mark across the figure if its data are synthetic.
 
     The figure grows by the footer's height, so that panels keep their size.

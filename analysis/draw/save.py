@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
 
 from analysis.count.summary import Summary
 from analysis.draw import tables
@@ -23,6 +26,14 @@ def save_figure(drawn: Drawn, folder: Path) -> None:
         with replacing(path) as partial, matplotlib.rc_context(RC):
             drawn.figure.savefig(partial, metadata=metadata, dpi=300)
     write_text(folder / f"{drawn.name}.csv", drawn.data.to_csv(index=False))
+
+
+def small_picture(figure: Figure, dpi: int, colours: int) -> Image.Image:
+    """A figure in few colours, which makes a small file."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(RC):
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
 
 
 def save_tables(summary: Summary, folder: Path) -> None:

@@ -7,7 +7,7 @@ Summary; nothing is read or saved here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +19,11 @@ from analysis.count.averages import common_range, interval_warning, normalised
 from analysis.count.methods import PUBLISHED_STYLES, pair_of, settings_of
 from analysis.count.published import CAVEATS, published_scores, random_scores
 from analysis.count.summary import METRIC_WORDS, Summary
+from analysis.count.verdict import counts_text
 from analysis.draw import aggregates, bars, heatmap, images, lines
-from analysis.draw.page import pretty
+from analysis.draw.page import finish, pretty
 from analysis.read.predictions import Prediction
-from analysis.variants import behaviour_label, pair_label
+from analysis.variants import label_of, pair_label
 
 MOST_SEEDS = 10  # more single runs than these are not drawn
 LISTED_PROBLEMS = 5  # in a figure's footer; all of them are in problems.txt
@@ -48,6 +49,18 @@ def draw_suite(
     return [one for name in figures for one in FIGURES[name](summary, predictions)]
 
 
+def _drawn(
+    summary: Summary, name: str, figure: Figure, data: pd.DataFrame,
+    notes: Sequence[str] = (), *, pdf: bool = True,
+) -> Drawn:  # fmt: skip
+    """The figure with its footer. Synthetic data are marked in it and in every row of the data."""
+    data = data.copy()
+    data.insert(0, "suite", summary.name)
+    if summary.synthetic:
+        data.insert(0, "synthetic", True)
+    return Drawn(name, finish(figure, notes, summary.synthetic), data, pdf)
+
+
 # --- the figures -----------------------------------------------------------------------------
 
 
@@ -59,9 +72,9 @@ def draw_curves(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
         summary.curves, summary.styles, summary.scale, tasks=summary.tasks,
         published=levels(summary), y_label=metric_label(summary.metric),
         reference=summary.reference, seeds=single_runs(summary),
-        notes=notes_of(summary, published=True), synthetic=summary.synthetic,
     )  # fmt: skip
-    return [Drawn("curves", figure, _marked(summary, summary.curves.drop(columns="x")))]
+    data = summary.curves.drop(columns="x")
+    return [_drawn(summary, "curves", figure, data, notes_of(summary, published=True))]
 
 
 def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -72,14 +85,14 @@ def draw_sweep(summary: Summary, predictions: Sequence[Prediction]) -> list[Draw
     present = set(summary.runs["behaviour"])
     for behaviour, setting in summary.x.of_behaviour.items():
         if behaviour in present:
-            notes.insert(1, f"{behaviour_label(behaviour)}: {setting.replace('_', ' ')}.")
+            notes.insert(1, f"{label_of('behaviour', behaviour)}: {setting.replace('_', ' ')}.")
     figure = lines.draw_lines(
         summary.scores, summary.styles, summary.scale, x="x", x_label=summary.x.label,
         y_label=metric_label(summary.metric), tasks=summary.tasks, published=levels(summary),
-        seeds=single_runs(summary, final=True), notes=notes, synthetic=summary.synthetic,
+        seeds=single_runs(summary, final=True),
     )  # fmt: skip
     data = summary.scores.drop(columns="scores").rename(columns={"x": summary.x.setting})
-    return [Drawn("sweep", figure, _marked(summary, data))]
+    return [_drawn(summary, "sweep", figure, data, notes)]
 
 
 def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -102,10 +115,9 @@ def draw_bars(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn
     label, y_range = score_label(summary)
     figure = bars.draw_bars(
         table, styles, groups, published=published, titles=titles,
-        rows=2 if len(groups) > 8 else 1, y_label=label, y_range=y_range, notes=notes,
-        synthetic=summary.synthetic,
+        rows=2 if len(groups) > 8 else 1, y_label=label, y_range=y_range,
     )  # fmt: skip
-    return [Drawn("bars", figure, _marked(summary, table.drop(columns="scores")))]
+    return [_drawn(summary, "bars", figure, table.drop(columns="scores"), notes)]
 
 
 INTERVAL_WORDS = (
@@ -130,11 +142,10 @@ def draw_heatmap(summary: Summary, predictions: Sequence[Prediction]) -> list[Dr
     y, x = sorted(varying, key=lambda name: table[name].nunique())
     table = table.assign(task=list(scores["task"]), mean=list(scores["mean"]), n=list(scores["n"]))
     figure = heatmap.draw_heatmap(
-        table, summary.scale, x=x, y=y, tasks=summary.tasks, label=metric_label(summary.metric),
-        notes=notes_of(summary, binned=False, mark=""),
-        synthetic=summary.synthetic,
-    )  # fmt: skip
-    return [Drawn("heatmap", figure, _marked(summary, table))]
+        table, summary.scale, x=x, y=y, tasks=summary.tasks, label=metric_label(summary.metric)
+    )
+    notes = notes_of(summary, binned=False, mark="")
+    return [_drawn(summary, "heatmap", figure, table, notes)]
 
 
 def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -142,20 +153,21 @@ def draw_aggregates(summary: Summary, predictions: Sequence[Prediction]) -> list
     if summary.aggregates.empty:
         return []
     tasks = int(summary.aggregates["tasks"].iloc[0])
-    what = {(0.0, 1000.0): "score / 1000"}.get(
-        common_range(summary.scale, _scaled(summary)) or (0.0, 0.0), "0: lowest, 1: highest"
-    )
-    scores = "Final scores / 1000" if what == "score / 1000" else f"Normalised scores ({what})"
+    if {summary.scale.range_of(task) for task in summary.tasks} <= {(0.0, 1000.0), None}:
+        what, scores = "score / 1000", "Final scores / 1000"
+    else:
+        what = "0: lowest, 1: highest"
+        scores = f"Normalised scores ({what})"
     notes = [
         f"{scores} of {tasks} tasks, which weigh the same. {INTERVAL_WORDS}",
         *filter(None, [interval_warning(summary.aggregates)]),
         *problem_lines(summary),
     ]
     figure = aggregates.draw_aggregates(
-        summary.aggregates, summary.profiles, summary.improvements, summary.styles, notes=notes,
-        score_words=f"Normalised score ({what})", synthetic=summary.synthetic,
+        summary.aggregates, summary.profiles, summary.improvements, summary.styles,
+        f"Normalised score ({what})",
     )  # fmt: skip
-    return [Drawn("aggregates", figure, _marked(summary, summary.aggregates))]
+    return [_drawn(summary, "aggregates", figure, summary.aggregates, notes)]
 
 
 def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -167,14 +179,12 @@ def draw_strips(summary: Summary, predictions: Sequence[Prediction]) -> list[Dra
             f"{one.context} images of context (left of the mark), {len(one.truth) - one.context} "
             f"predicted from actions alone. {images.ERROR_WORDS}"
         )
-        figure = images.draw_strip(
-            one.truth, one.model, one.context, title=prediction_title(summary, one), notes=[note],
-            synthetic=summary.synthetic,
-        )  # fmt: skip
+        title = prediction_title(summary, one)
+        figure = images.draw_strip(one.truth, one.model, one.context, title)
         name = re.sub(r"[^\w=.-]", "-", f"prediction-{one.task}-{one.method}")
         same = sum(other.name.partition("~")[0] == name for other in drawn)  # `a:b` and `a-b`
         name = f"{name}~{same + 1}" if same else name
-        drawn.append(Drawn(name, figure, prediction_data(summary, one), pdf=False))
+        drawn.append(_drawn(summary, name, figure, prediction_data(one), [note], pdf=False))
     return drawn
 
 
@@ -190,9 +200,8 @@ def draw_predictions(summary: Summary, predictions: Sequence[Prediction]) -> lis
     rows = [
         (prediction_title(summary, one), one.truth, one.model, one.context) for one in predictions
     ]
-    figure = images.draw_predictions(rows, notes=notes, synthetic=summary.synthetic)
-    data = pd.concat([prediction_data(summary, one) for one in predictions], ignore_index=True)
-    return [Drawn("predictions", figure, data)]
+    data = pd.concat([prediction_data(one) for one in predictions], ignore_index=True)
+    return [_drawn(summary, "predictions", images.draw_predictions(rows), data, notes)]
 
 
 def draw_observations(summary: Summary, predictions: Sequence[Prediction]) -> list[Drawn]:
@@ -202,10 +211,9 @@ def draw_observations(summary: Summary, predictions: Sequence[Prediction]) -> li
     if len(first) < 2:
         return []
     seen = {task: one.truth[0] for task, one in first.items()}
-    figure = images.draw_observations(seen, synthetic=summary.synthetic)
     run_ids = [one.run_id for one in first.values()]
     data = pd.DataFrame({"task": list(first), "run_id": run_ids})
-    return [Drawn("observations", figure, _marked(summary, data))]
+    return [_drawn(summary, "observations", images.draw_observations(seen), data)]
 
 
 FIGURES: dict[str, Callable[[Summary, Sequence[Prediction]], list[Drawn]]] = {
@@ -227,32 +235,30 @@ def notes_of(
     summary: Summary, *, published: bool = False, binned: bool = True, mark: str = "shade"
 ) -> list[str]:
     """The footer: what the band is, how many seeds, how scores are averaged, what is missing."""
-    counts = sorted({int(n) for n in summary.scores["n"]}) or [0]
-    seeds = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    counts = summary.scores["n"]
     spread = statistics.BANDS[summary.band][0]
-    notes = [
-        f"Mean over {seeds} seeds per task and method" + (f"; {mark}: {spread}." if mark else ".")
-    ]
-    if counts[-1] < 2:
-        notes = ["One seed per task and method: no spread is shown."]
+    band = f"; {mark}: {spread}" if mark else ""
+    words = ["One seed per task and method: no spread is shown."]
+    if counts.max() > 1:
+        words = [f"Mean over {counts_text(counts)} seeds per task and method{band}."]
     if binned:
-        notes[0] += (
-            f" Score: mean return of {summary.metric_words}, averaged per seed within bins first."
-        )
+        score = f"mean return of {summary.metric_words}, averaged per seed within bins first"
+        words.append(f"Score: {score}.")
         if (summary.curves["n"] < summary.curves["n_expected"]).any():
-            notes[0] += " Dotted: fewer runs than planned."
+            words.append("Dotted: fewer runs than planned.")
         if len(single_runs(summary)):
-            notes[0] += " Thin lines: single seeds."
+            words.append("Thin lines: single seeds.")
+        if summary.reference is not None and len(summary.reference):
+            words.append(f"Dreamer (released): mean and {spread}; few points are marked.")
     else:
-        notes[0] += f" A seed's score is {summary.final_words()}."
-    if binned and summary.reference is not None and len(summary.reference):
-        notes[0] += f" Dreamer (released): mean and {spread}; few points are marked."
-    shown = set(summary.published_methods) if published else set()
-    if published and "best" in set(levels(summary)["method"]):
-        notes.append("Best published: the highest published score of any method after any budget.")
-    caveats = [CAVEATS[method] for method in PUBLISHED_STYLES if method in shown]
-    if caveats:
-        notes.append("; ".join(caveats) + ".")
+        words.append(f"A seed's score is {summary.final_words()}.")
+    notes = [" ".join(words)]
+    if published:
+        if "best" in set(levels(summary)["method"]):
+            best = "the highest published score of any method after any budget"
+            notes.append(f"Best published: {best}.")
+        caveats = [CAVEATS[m] for m in PUBLISHED_STYLES if m in summary.published_methods]
+        notes += ["; ".join(caveats) + "."] if caveats else []
     return notes + problem_lines(summary)
 
 
@@ -299,73 +305,61 @@ def levels(summary: Summary) -> pd.DataFrame:
     """
     if summary.metric not in METRIC_WORDS:
         return summary.published
-    chance = {task: score for task, score in random_scores().items() if task in summary.tasks}
-    tables = [pd.DataFrame({"task": chance.keys(), "score_mean": chance.values()})]
-    tables[0].insert(0, "method", "random")
+    chance = pd.DataFrame(list(random_scores().items()), columns=["task", "score_mean"])
+    chance.insert(0, "method", "random")
     if len(summary.published):
-        tables.append(summary.published)
+        others = summary.published
     else:
         known = published_scores()
-        known = known[known["task"].isin(summary.tasks)]
-        best = known.loc[known.groupby("task")["score_mean"].idxmax()]
-        tables.append(best.assign(method="best")[["method", "task", "score_mean"]])
-    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)
-
-
-def _scaled(summary: Summary) -> list[str]:
-    """The suite's tasks that are on its scale."""
-    return [task for task in summary.tasks if summary.scale.range_of(task)]
+        others = known.loc[known.groupby("task")["score_mean"].idxmax()].assign(method="best")
+    lines = pd.concat([chance, others], ignore_index=True)[["method", "task", "score_mean"]]
+    return lines[lines["task"].isin(summary.tasks)]
 
 
 def bars_in_percent(summary: Summary) -> bool:
     """Tasks with different ranges share an axis of bars only in percent of their ranges."""
-    return len(_scaled(summary)) == len(summary.tasks) and not common_range(
-        summary.scale, summary.tasks
-    )
+    ranges = {summary.scale.range_of(task) for task in summary.tasks}
+    return len(ranges) > 1 and None not in ranges
 
 
 def bar_table(summary: Summary) -> tuple[pd.DataFrame, dict[str, str]]:
     """`group, method, mean, low, high, n, scores, run_ids` for tasks and averages; their titles."""
     columns = ["group", "method", "mean", "low", "high", "n", "scores", "run_ids"]
-    ours = summary.scores.rename(columns={"task": "group"})[columns]
-    theirs = summary.published.rename(columns={"task": "group", "score_mean": "mean"})
-    theirs = _without_seeds(theirs[["group", "method", "mean"]]).assign(run_ids="published")
-    table = pd.concat([part for part in (ours, theirs) if len(part)], ignore_index=True)
+    names = {"task": "group", "score_mean": "mean"}
+    ours, theirs = (one.rename(columns=names) for one in (summary.scores, summary.published))
+    theirs = theirs.assign(scores=[[]] * len(theirs), run_ids="published")
+    table = _stacked(ours, theirs).reindex(columns=columns)
     if bars_in_percent(summary):
         table = _in_percent(table, summary)
-    if not summary.averages.empty:
-        means = summary.averages
-        low, high = means["low"], means["high"]
-        means = _without_seeds(means[["group", "method", "mean"]]).assign(
-            low=low, high=high, run_ids=np.where(means["published"], "published", "")
-        )
-        table = pd.concat([table, means], ignore_index=True)
-    titles = dict(zip(summary.averages["group"], summary.averages["title"], strict=True))
-    return table, {
-        group: title.replace(" without quadruped", " tasks*") for group, title in titles.items()
+    means = summary.averages.assign(scores=[[]] * len(summary.averages))
+    means["run_ids"] = np.where(means["published"].astype(bool), "published", "")
+    titles = {
+        group: title.replace(" without quadruped", " tasks*")
+        for group, title in zip(means["group"], means["title"], strict=True)
     }
+    return _stacked(table, means)[columns], titles
 
 
-def _without_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(low=np.nan, high=np.nan, scores=[[] for _ in range(len(rows))])
+def _stacked(*parts: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def _in_percent(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
-    table = table.copy()
-    for column in ("mean", "low", "high"):
-        table[column] = 100 * normalised(table[column], table["group"], summary.scale)
-    table["scores"] = [
-        list(100 * normalised(pd.Series(scores, dtype=float), pd.Series([g] * len(scores)),
-                              summary.scale))
-        for g, scores in zip(table["group"], table["scores"], strict=True)
-    ]  # fmt: skip
-    return table
+    def percent(values: pd.Series, tasks: Iterable[str]) -> pd.Series:
+        return 100 * normalised(values, tasks, summary.scale)
+
+    numbers = {name: percent(table[name], table["group"]) for name in ("mean", "low", "high")}
+    scores = [
+        list(percent(pd.Series(given, dtype=float), [task] * len(given)))
+        for task, given in zip(table["group"], table["scores"], strict=True)
+    ]
+    return table.assign(**numbers, scores=scores)
 
 
-def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
+def prediction_data(one: Prediction) -> pd.DataFrame:
     """Mean squared error of each frame of one prediction, of pixels in [0, 1]."""
     error = (one.truth.astype(float) - one.model.astype(float)) / 255
-    data = pd.DataFrame(
+    return pd.DataFrame(
         {
             "task": one.task,
             "method": one.method,
@@ -376,13 +370,3 @@ def prediction_data(summary: Summary, one: Prediction) -> pd.DataFrame:
             "mean_squared_error": (error**2).mean((1, 2, 3)),
         }
     )
-    return _marked(summary, data)
-
-
-def _marked(summary: Summary, data: pd.DataFrame) -> pd.DataFrame:
-    """Data for a figure's CSV; synthetic data are marked in every row."""
-    data = data.copy()
-    data.insert(0, "suite", summary.name)
-    if summary.synthetic:
-        data.insert(0, "synthetic", True)
-    return data

@@ -10,12 +10,13 @@ import pandas as pd
 
 from analysis.count import statistics
 from analysis.count.averages import interval_warning
-from analysis.count.estimates import Sample
+from analysis.count.estimates import Interval, Sample
 from analysis.count.methods import PUBLISHED_STYLES
 from analysis.count.published import CAVEATS
 from analysis.count.summary import Summary
 from analysis.count.verdict import TaskVerdict
 from analysis.draw.page import pretty, steps_text
+from suites.command import aligned
 
 
 class Cell(NamedTuple):
@@ -47,11 +48,10 @@ def score_cells(summary: Summary) -> Table:
     head += [f"{PUBLISHED_STYLES[m].label} (published)" for m in shown]
     rows = []
     for (task, x), group in scores.groupby(["task", "x"], sort=False):
+        here = published[published["task"] == task].set_index("method")["score_mean"]
         cells = _method_cells(group.set_index("method"), methods, summary.band)
-        for method in shown:
-            found = published[(published["method"] == method) & (published["task"] == task)]
-            cells.append(Cell(f"{found['score_mean'].iloc[0]:.0f}" if len(found) else "–"))
-        rows.append([Cell(pretty(task)), *([Cell(f"{x:g}")] if many_x else []), *cells])
+        first = [Cell(pretty(task)), *([Cell(f"{x:g}")] if many_x else [])]
+        rows.append([*first, *cells, *_published_cells(here, shown)])
     rules = {len(rows)}
     rows += _average_rows(summary, methods, shown, many_x)
     return Table(head, rows, rules, _notes(summary, shown))
@@ -68,7 +68,7 @@ def _method_cells(group: pd.DataFrame, methods: Sequence[str], band: str) -> lis
         count = f" (n={row['n']:.0f})" if row["n"] != row["n_expected"] else ""
         text = spread_text(row["mean"], row["low"], row["high"])
         if band != "ci" and row["n"] > 1:
-            text += f" [{row['ci_low']:.0f}, {row['ci_high']:.0f}]"
+            text += interval_text(row["ci_low"], row["ci_high"])
         cells.append(Cell(text + count + mark, bool(row["best"])))
     return cells
 
@@ -77,11 +77,14 @@ def spread_text(mean: float, low: float, high: float) -> str:
     """`802 ± 35`; without an interval only the mean."""
     if not math.isfinite(mean):
         return "not a number"
-    if not math.isfinite(low):
-        return f"{mean:.0f}"
     if math.isclose(high - mean, mean - low, abs_tol=1e-6):
         return f"{mean:.0f} ± {high - mean:.0f}"
-    return f"{mean:.0f} [{low:.0f}, {high:.0f}]"
+    return f"{mean:.0f}{interval_text(low, high)}"
+
+
+def interval_text(low: float, high: float, form: str = ".0f") -> str:
+    """` [767, 837]`; nothing where there is no interval."""
+    return f" [{low:{form}}, {high:{form}}]" if math.isfinite(low) else ""
 
 
 def _average_rows(
@@ -90,20 +93,19 @@ def _average_rows(
     """Averages over the tasks that all methods share; a second one over the 18 tasks of D4PG."""
     rows = []
     for _, group in summary.averages.groupby("group", sort=False):
-        ours = group[~group["published"].astype(bool)].set_index("method")
-        theirs = group[group["published"].astype(bool)].set_index("method")
-        cells: list[Cell] = []
-        for method in methods:
-            row = ours.loc[method]
-            text = f"{row['mean']:.0f}"
-            if math.isfinite(row["low"]):
-                text += f" [{row['low']:.0f}, {row['high']:.0f}]"
-            cells.append(Cell(text, bool(row["best"])))
-        for method in shown:
-            known = method in theirs.index
-            cells.append(Cell(f"{theirs.at[method, 'mean']:.0f}" if known else "–"))
-        rows.append([Cell(group["title"].iloc[0]), *([Cell("")] if many_x else []), *cells])
+        of_ours = ~group["published"].astype(bool)
+        ours, theirs = (group[chosen].set_index("method") for chosen in (of_ours, ~of_ours))
+        cells = [
+            Cell(f"{row['mean']:.0f}{interval_text(row['low'], row['high'])}", bool(row["best"]))
+            for row in (ours.loc[method] for method in methods)
+        ]
+        first = [Cell(group["title"].iloc[0]), *([Cell("")] if many_x else [])]
+        rows.append([*first, *cells, *_published_cells(theirs["mean"], shown)])
     return rows
+
+
+def _published_cells(scores: pd.Series, shown: Sequence[str]) -> list[Cell]:
+    return [Cell(f"{scores[method]:.0f}" if method in scores else "–") for method in shown]
 
 
 def _notes(summary: Summary, shown: Sequence[str]) -> list[str]:
@@ -139,9 +141,9 @@ def verdict_rows(found: Sequence[TaskVerdict]) -> list[tuple[str, ...]]:
     """A row per task under VERDICT_HEAD."""
     return [
         (
-            one.task, f"{one.env_steps:,}", _sample_text(one.ours), _sample_text(one.theirs),
-            _difference_text(one), f"{one.margin:.0f}" if one.theirs.n else "-",
-            f"{one.verdict} ({one.reason})",
+            one.task, f"{one.env_steps:,}", sample_text(one.ours), sample_text(one.theirs),
+            difference_text(one.difference, one.interval),
+            f"{one.margin:.0f}" if one.theirs.n else "-", f"{one.verdict} ({one.reason})",
         )
         for one in found
     ]  # fmt: skip
@@ -149,25 +151,20 @@ def verdict_rows(found: Sequence[TaskVerdict]) -> list[tuple[str, ...]]:
 
 def verdict_text(found: Sequence[TaskVerdict]) -> str:
     """The verdicts as aligned text."""
-    rows = [VERDICT_HEAD, *verdict_rows(found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(VERDICT_HEAD))]
-    lines = ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
-             for row in rows]  # fmt: skip
-    return "\n".join(lines)
+    return "\n".join(aligned([VERDICT_HEAD, *verdict_rows(found)]))
 
 
-def _sample_text(one: Sample) -> str:
+def sample_text(one: Sample) -> str:
     if not one.n:
         return "-"
     spread = f" ± {one.sd:.0f}" if math.isfinite(one.sd) else ""
     return f"{one.mean:.0f}{spread} (n={one.n})"
 
 
-def _difference_text(one: TaskVerdict) -> str:
-    if not math.isfinite(one.difference):
+def difference_text(value: float, interval: Interval, unit: str = "") -> str:
+    if not math.isfinite(value):
         return "-"
-    low, high = one.interval
-    return f"{one.difference:+.0f}" + (f" [{low:+.0f}, {high:+.0f}]" if math.isfinite(low) else "")
+    return f"{value:+.0f}{unit}{interval_text(*interval, '+.0f')}"
 
 
 # --- formats ---------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, run_row
+from analysis.read.source import UNKNOWN_ATTEMPT, Points, RunRow, points_of, run_row
 from dreamer import run_folder
 from dreamer.errors import UserError
 from suites.record.metrics import read_metrics, values_of
@@ -73,16 +75,10 @@ class FileSource:
         config = self.config(run_id)
         if config is None:
             raise UserError(f"{run_id}: no {run_folder.CONFIG} in its run folder")
-        attempts = [
-            {
-                "attempt": number,
-                **(
-                    _read_object(run_folder.attempt_path(folder, number) / run_folder.PROVENANCE)
-                    or {}
-                ),
-            }
-            for number in run_folder.attempts(folder)
-        ]
+        attempts = []
+        for number in run_folder.attempts(folder):
+            origin = _read_object(run_folder.attempt_path(folder, number) / run_folder.PROVENANCE)
+            attempts.append({"attempt": number, **(origin or {})})
         path = folder / run_folder.METRICS
         data = run_folder.read_bytes(path) if path.exists() else b""
         points, warnings = parse_metrics(data, metrics)
@@ -108,13 +104,10 @@ def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str
     often half-written. null and NaN become NaN and are counted in a warning. The attempt of a value
     is not known here.
     """
-    env_steps: list[int] = []
-    metric: list[int] = []
-    value: list[float] = []
+    rows: list[tuple[int, int, float, int]] = []
     warnings: list[str] = []
     unfinished = not data.endswith(b"\n")
     lines = data.split(b"\n")
-    wanted = [(index, name) for index, name in enumerate(metrics)]
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -126,29 +119,18 @@ def parse_metrics(data: bytes, metrics: Sequence[str]) -> tuple[Points, list[str
             what = "half-written last line" if unfinished and number == len(lines) else "bad line"
             warnings.append(f"{run_folder.METRICS} line {number}: {what} skipped")
             continue
-        for index, name in wanted:
+        for index, name in enumerate(metrics):
             if name in record:
                 given = record[name]
-                number_given = isinstance(given, (int, float)) and abs(given) < float("inf")
-                env_steps.append(record["env_steps"])
-                metric.append(index)
-                value.append(given if number_given else float("nan"))
-    order = np.argsort(np.array(metric, np.int16), kind="stable")
-    points = Points(
-        np.array(env_steps, np.int64)[order],
-        np.array(metric, np.int16)[order],
-        np.array(value, np.float64)[order],
-        np.full(len(order), UNKNOWN_ATTEMPT, np.int16),
-    )
-    for index, name in wanted:
+                finite = isinstance(given, (int, float)) and abs(given) < math.inf
+                value = given if finite else math.nan
+                rows.append((record["env_steps"], index, value, UNKNOWN_ATTEMPT))
+    points = points_of(sorted(rows, key=operator.itemgetter(1)))
+    for index, name in enumerate(metrics):
         bad = np.isnan(points.value[points.metric == index]).sum()
         if bad:
             warnings.append(f"{bad} values of {name} are not numbers")
     return points, warnings
-
-
-def _provenance(attempt: Path) -> dict[str, Any]:
-    return _read_object(attempt / run_folder.PROVENANCE) or {}
 
 
 def _attempt_of(

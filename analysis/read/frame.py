@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.read.cache import Cached, read_cache, write_cache
-from analysis.read.source import METRICS, Points, RunRow, Source, no_points
+from analysis.read.cache import read_cache, write_cache
+from analysis.read.source import METRICS, Points, RunRow, Source, joined
 from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status
 from suites.language.identity import recorded_ids
@@ -60,41 +60,35 @@ def load(
     wanted = sorted(present if run_ids is None else present.intersection(run_ids))
     prints = {run_id: source.fingerprint(run_id) if cache else "" for run_id in wanted}
     cached = read_cache(cache, metrics)
-    changed = [run_id for run_id in wanted if cached.prints.get(run_id) != prints[run_id]]
+    changed = [r for r in wanted if r not in cached or cached[r][0] != prints[r]]
     fresh = _read_all(source, changed, metrics, workers)
-    errors = {run_id: record for run_id, record in fresh.items() if isinstance(record, str)}
-    good = {run_id: record for run_id, record in fresh.items() if isinstance(record, RunRow)}
-    gone = (set(cached.prints) - present) | set(errors)
-    cached = cached.updated(good, prints, gone)
-    if cache is not None and (good or gone):
+    kept = {r: one for r, one in cached.items() if r in present and r not in fresh}
+    known = kept | {r: (prints[r], row) for r, row in fresh.items() if isinstance(row, RunRow)}
+    if cache is not None and (fresh or len(kept) < len(cached)):
         try:
-            write_cache(cache, metrics, cached)
+            write_cache(cache, metrics, known)
         except OSError as error:  # the results may be someone else's
             print(f"note: {cache}: not written: {describe(error)}", file=sys.stderr)
-    kept = [run_id for run_id in wanted if run_id not in errors]
-    runs = _runs_table(source, [cached.rows[run_id] for run_id in kept])
-    frame = _frame(cached, runs, metrics, suite)
-    warnings = list(errors.values())
+    rows = [known[r][1] for r in wanted if r in known]
+    runs = _runs_table(source, [row.columns for row in rows])
+    frame = _frame(runs, [row.points for row in rows], metrics, suite)
+    warnings = [error for error in fresh.values() if isinstance(error, str)]
     warnings += [f"{row.run_id}: {text}" for row in runs.itertuples() for text in row.warnings]
     return Loaded(frame, runs, warnings)
 
 
-def load_suite(source: Source, suite: Suite, *metrics: str) -> Loaded:
-    """The records of a suite's runs up to their budgets there, with METRICS and the metrics that
-    are named. `suite`: as `as_recorded` gives it."""
-    loaded = load(
-        source, [run.run_id for run in suite.runs], suite=suite.name,
-        metrics=sorted({*METRICS, *metrics}), cache=source.cache,
-    )  # fmt: skip
-    return _cut(loaded, {run.run_id: run.config["env_steps"] for run in suite.runs})
-
-
-def as_recorded(source: Source, suite: Suite) -> Suite:
-    """The suite, with the ids of earlier code where the source has its runs under these."""
+def load_suite(source: Source, suite: Suite, *metrics: str) -> tuple[Suite, Loaded]:
+    """The suite, with the ids of earlier code where the source has its runs under these; and the
+    records of its runs up to their budgets there: METRICS and the metrics that are named."""
     configs = {run.run_id: run.config for run in suite.runs}
     ids = recorded_ids(configs, source.run_ids(), source.config)
     runs = [run._replace(run_id=ids.get(run.run_id, run.run_id)) for run in suite.runs]
-    return suite._replace(runs=runs)
+    loaded = load(
+        source, [run.run_id for run in runs], suite=suite.name,
+        metrics=sorted({*METRICS, *metrics}), cache=source.cache,
+    )  # fmt: skip
+    budgets = {run.run_id: run.config["env_steps"] for run in runs}
+    return suite._replace(runs=runs), _cut(loaded, budgets)
 
 
 def _cut(loaded: Loaded, budgets: Mapping[str, int]) -> Loaded:
@@ -114,25 +108,16 @@ def _cut(loaded: Loaded, budgets: Mapping[str, int]) -> Loaded:
     return loaded._replace(frame=loaded.frame[within.to_numpy()], runs=runs)
 
 
-def _frame(cached: Cached, runs: pd.DataFrame, metrics: Sequence[str], suite: str) -> pd.DataFrame:
-    """The tidy frame of `runs`. Columns of repeated words are categories, which saves memory."""
-    slices = cached.slices()
-    chosen = [slices[run_id] for run_id in runs["run_id"]]
-    if len(chosen) == len(slices) and all(
-        run_id == known for run_id, known in zip(runs["run_id"], slices, strict=True)
-    ):
-        points = cached.points
-    else:
-        parts = [Points(*(column[part] for column in cached.points)) for part in chosen]
-        points = Points(
-            *(np.concatenate(columns) for columns in zip(*parts or [no_points()], strict=True))
-        )
-    counts = [cached.counts[run_id] for run_id in runs["run_id"]]
-    of_run = np.repeat(np.arange(len(runs), dtype=np.int32), counts)
+def _frame(
+    runs: pd.DataFrame, values: Sequence[Points], metrics: Sequence[str], suite: str
+) -> pd.DataFrame:
+    """The tidy frame. `values`: of each of the runs. Repeated words are categories, which saves
+    memory."""
+    points = joined(values)
+    of_run = np.repeat(np.arange(len(runs), dtype=np.int32), [len(one.value) for one in values])
 
     def category(column: str) -> pd.Categorical:
-        words = pd.Categorical(runs[column])
-        return pd.Categorical.from_codes(words.codes[of_run], categories=words.categories)
+        return pd.Categorical(runs[column]).take(of_run)
 
     columns = {
         "suite": pd.Categorical.from_codes(np.zeros(len(of_run), np.int8), categories=[suite]),

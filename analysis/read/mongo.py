@@ -8,10 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from analysis.read.files import FileSource
-from analysis.read.source import Points, RunRow, Source, run_row
+from analysis.read.source import RunRow, Source, points_of, run_row
 from dreamer import run_folder
 from dreamer.errors import UserError
 from suites.record import mongo_urls
@@ -56,7 +54,7 @@ class MongoSource:
             }
         )
         held = {(one["run_id"], one["name"]): one for one in found}
-        rows = []  # of Points
+        rows: list[tuple[int, int, float, int]] = []
         for index, name in enumerate(metrics):
             joined: list[tuple[int, int, float, int]] = []
             for item in attempts:
@@ -68,11 +66,8 @@ class MongoSource:
                 for step, value in zip(one["steps"], one["values"], strict=True):
                     joined.append((step, index, value, item["attempt"]))
             rows += joined
-        kinds = (np.int64, np.int16, np.float64, np.int16)
-        columns = zip(*rows, strict=True) if rows else ((), (), (), ())
-        points = Points(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
         config = documents[max(documents)]["config"]
-        return run_row(run_id, config, attempts, points, [])
+        return run_row(run_id, config, attempts, points_of(rows), [])
 
     def metric_names(self, run_id: str) -> list[str]:
         ids = [one["_id"] for one in self._documents(run_id).values()]

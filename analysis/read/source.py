@@ -61,10 +61,16 @@ class Source(Protocol):
         """The run's prediction.npz, if it has one."""
 
 
-def no_points() -> Points:
-    return Points(
-        np.zeros(0, np.int64), np.zeros(0, np.int16), np.zeros(0, np.float64), np.zeros(0, np.int16)
-    )
+def points_of(rows: Sequence[tuple[int, int, float, int]]) -> Points:
+    """From a row for each value, with the fields of Points."""
+    columns = zip(*rows, strict=True) if rows else ((), (), (), ())
+    kinds = (np.int64, np.int16, np.float64, np.int16)
+    return Points(*(np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)))
+
+
+def joined(parts: Sequence[Points]) -> Points:
+    """The values of several runs, one run after the other."""
+    return Points(*map(np.concatenate, zip(*parts or [points_of([])], strict=True)))
 
 
 def run_row(
@@ -81,7 +87,8 @@ def run_row(
     missing = [key for key in ("task", "seed", "behaviour", "representation") if key not in config]
     if missing:
         raise UserError(f"{run_id}: its settings lack {', '.join(missing)}")
-    commits = {str(item["attempt"]): _commit(item) for item in attempts}
+    # The version of the code: a commit, plus `+` and a hash if files were changed.
+    commits = {str(item["attempt"]): str(item.get("code") or "") for item in attempts}
     backwards = any(
         (np.diff(points.env_steps[points.metric == index]) <= 0).any()
         for index in np.unique(points.metric)
@@ -103,11 +110,6 @@ def run_row(
         "warnings": [*warnings, *(["env_steps repeat or go back"] if backwards else [])],
     }
     return RunRow(columns, points)
-
-
-def _commit(provenance: Mapping[str, Any]) -> str:
-    """The version of the code: a commit, plus `+` and a hash if files were changed."""
-    return str(provenance.get("code") or "")
 
 
 def _short_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,11 +60,9 @@ function whenSeen(nodes, show) {
   nodes.forEach((node) => observer.observe(node));
 }
 
-const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-
 // A colour chosen for white pages; on a dark page dark colours become lighter.
 function onPage(colour, alpha = 1) {
-  let [r, g, b] = rgb(colour);
+  let [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   if (dark.matches && 0.2126 * r + 0.7152 * g + 0.0722 * b < 110)
     [r, g, b] = [r, g, b].map((v) => Math.round(v + (255 - v) * 0.45));
   return `rgba(${r},${g},${b},${alpha})`;
@@ -99,14 +97,15 @@ class Panel {
     whenSeen([this.plot], () => { this.seen = true; this.draw(); });
   }
 
+  shown(lines) { return lines.filter((line) => this.curves.shows(line.method)); }
+
   // Lowest and highest y of what is shown.
   extent() {
-    const ys = this.levels.filter((line) => this.curves.shows(line.method)).map((line) => line.level);
-    for (const line of this.lines)
-      if (this.curves.shows(line.method)) ys.push(...line.mean, ...line.low, ...line.high);
-    for (const line of this.seeds)
-      if (this.curves.shows(line.method)) ys.push(...line.y);
-    const finite = ys.filter((y) => y !== null);
+    const finite = [
+      ...this.shown(this.levels).map((line) => line.level),
+      ...this.shown(this.lines).flatMap((line) => [...line.mean, ...line.low, ...line.high]),
+      ...this.shown(this.seeds).flatMap((line) => line.y),
+    ].filter((y) => y !== null);
     return finite.length ? [Math.min(0, ...finite), Math.max(...finite)] : [0, 1];
   }
 
@@ -114,14 +113,13 @@ class Panel {
     const found = [], single = this.curves.single.checked;
     const whole = this.suite.steps || this.xs.length < 2 ? [0, ...this.xs] : this.xs;
     const look = (line) => this.suite.methods[line.method];
-    for (const line of this.levels.filter((one) => this.curves.shows(one.method)))
+    for (const line of this.shown(this.levels))
       found.push({
         x: whole, y: whole.map(() => line.level), mode: "lines",
         line: { color: onPage(look(line).colour), width: 1.2, dash: look(line).dash },
         text: whole.map(() => `${look(line).label} ${value(line.level)}`), hoverinfo: single ? "skip" : "none",
       });
-    const shown = this.lines.filter((one) => this.curves.shows(one.method));
-    for (const line of shown) {
+    for (const line of this.shown(this.lines)) {
       const kept = line.x.map((_, i) => i).filter((i) => line.low[i] !== null);
       if (kept.length < 2) continue;
       const back = [...kept].reverse();
@@ -131,13 +129,13 @@ class Panel {
         mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: onPage(look(line).colour, 0.16), hoverinfo: "skip",
       });
     }
-    for (const line of this.seeds.filter((one) => this.curves.shows(one.method)))
+    for (const line of this.shown(this.seeds))
       found.push({
         x: line.x, y: line.y, mode: "lines", opacity: single ? 0.9 : 0.35,
         line: { color: onPage(look(line).colour), width: single ? 1.3 : 0.8 }, hoverinfo: single ? "none" : "skip",
         text: line.y.map((y) => `${line.run}: ${value(y)}`),
       });
-    for (const line of shown) {
+    for (const line of this.shown(this.lines)) {
       const { colour, symbol, dash, label } = look(line);
       const full = line.x.map((_, i) => line.n[i] >= line.planned);
       const band = (i) => line.low[i] === null ? "" : ` [${value(line.low[i])}, ${value(line.high[i])}]`;

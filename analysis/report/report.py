@@ -17,11 +17,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from analysis.count import statistics, verdict
 from analysis.count.averages import common_range
@@ -29,7 +27,8 @@ from analysis.count.methods import PUBLISHED_STYLES, Style
 from analysis.count.summary import Completeness, Summary
 from analysis.draw import tables
 from analysis.draw.images import ERROR_WORDS
-from analysis.draw.page import RC, pretty
+from analysis.draw.page import pretty
+from analysis.draw.save import small_picture
 from analysis.draw.suite import Drawn, levels, metric_label, prediction_title
 from analysis.read.predictions import Prediction
 from analysis.report.videos import webm
@@ -118,14 +117,11 @@ def _content(section: Section) -> dict[str, Any]:
 
 
 def _picture(one: Drawn) -> Picture:
-    """A figure as an embedded PNG of few colours, small and sharp enough for a screen."""
+    """A figure as an embedded PNG, small and sharp enough for a screen."""
+    picture = small_picture(one.figure, PICTURE_DPI, 200)
     buffer = io.BytesIO()
-    with matplotlib.rc_context(RC):
-        one.figure.savefig(buffer, format="png", dpi=PICTURE_DPI)
-    picture = Image.open(buffer).convert("RGB").quantize(200, dither=Image.Dither.NONE)
-    small = io.BytesIO()
-    picture.save(small, "PNG", optimize=True)
-    return Picture(one.name, _data_url("image/png", small.getvalue()), *picture.size)
+    picture.save(buffer, "PNG", optimize=True)
+    return Picture(one.name, _data_url("image/png", buffer.getvalue()), *picture.size)
 
 
 def _video(summary: Summary, one: Prediction) -> dict[str, str]:
@@ -212,7 +208,6 @@ def _seed_lines(summary: Summary) -> list[dict[str, Any]]:
             "y": _numbers(rows["value"]),
         }
         for run_id, rows in summary.binned.groupby("run_id", sort=True)
-        if run_id in runs.index
     ]
 
 

@@ -25,6 +25,7 @@ from analysis.count.published import CONTROL_TASKS
 from analysis.count.summary import summarise
 from analysis.draw import lines
 from analysis.draw.images import error_image
+from analysis.draw.page import finish
 from analysis.draw.suite import single_runs
 from analysis.read import predictions
 from analysis.read.files import FileSource
@@ -421,7 +422,7 @@ def test_a_page_holds_twenty_panels():
         columns=["task", "method", "env_steps", "mean", "low", "high", "n", "n_expected"],
     )  # fmt: skip
     style = {"dreamer/reconstruction": STYLES["dreamer/reconstruction"]}
-    figure = lines.draw_lines(table, style, CONTROL, notes=["a note"])
+    figure = finish(lines.draw_lines(table, style, CONTROL), ["a note"])
     width, height = figure.get_size_inches()
     assert len(figure.axes) == 20 and width <= 7 and height <= 9.2
 
@@ -445,6 +446,23 @@ def test_the_command_runs_from_anywhere(made, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "plain: " in done.stdout
     assert (tmp_path / "plain" / "curves.pdf").exists()
+
+
+def test_a_suite_that_was_run_with_set_is_drawn_by_the_same_words(tmp_path, capsys):
+    path = suite_file(tmp_path, SUITES["plain"], "changed")
+    around = suite_file(tmp_path, "include: [changed.yaml]\n", "around")
+    for one in expand(path, {"horizon": 7, "seeds": 2}).runs:
+        synthetic.write_run(tmp_path, one.run_id, one.config)
+    words = ["--results", str(tmp_path), "--set", "horizon=7", "--set", "seeds=2"]
+    assert "no results of changed" in fails(capsys, path, *words[:2])
+    for suite in (path, around):
+        assert make_figures.main([str(suite), *words]) == 0
+        runs = pd.read_csv(tmp_path / "figures/changed/runs.csv")
+        assert runs["state"].tolist() == ["complete", "complete"]
+        (tmp_path / "figures/changed/runs.csv").unlink()
+    assert reproduction.main([str(path), *words]) == 0
+    assert "toy_dot" in capsys.readouterr().out
+    assert "no such setting" in fails(capsys, path, *words[:2], "--set", "horizn=7")
 
 
 def fails(capsys, *words) -> str:
@@ -571,7 +589,7 @@ def test_of_too_many_predictions_one_per_task_is_shown(tmp_path, monkeypatch):
     suite = expand(suite_file(tmp_path, PRESET + "seeds: 1\n" + grid, "many"))
     synthetic.write_suites(tmp_path, [suite.path])
     source = FileSource(tmp_path)
-    summary = summarise(suite, load_suite(source, suite))
+    summary = summarise(*load_suite(source, suite))
     found, problems = predictions.read_predictions(source, summary.runs)
     assert [(one.task, one.method) for one in found] == [
         (task, "dreamer/reconstruction") for task in ("cup_catch", "toy_dot")

@@ -101,7 +101,7 @@ def test_seeds_are_binned_before_they_are_averaged():
     rarely = pd.DataFrame({"run_id": "rarely", "env_steps": [100], "value": 100.0})
     frame = pd.concat([often, rarely], ignore_index=True).assign(metric="m", attempt=1)
     frame = frame.astype({"run_id": "category"})
-    runs = pd.DataFrame({"run_id": ["often", "rarely"], "task": "t", "method": "x"})
+    runs = pd.DataFrame({"run_id": ["often", "rarely"], "task": "t", "method": "m", "x": 0})
     runs["n_expected"] = 2
     found = statistics.curves(statistics.bin_runs(frame, metric="m", width=100), runs)
     assert found["mean"].tolist() == [50.0]
@@ -113,7 +113,8 @@ def test_a_run_without_a_number_is_not_behind_a_point():
         {"run_id": ["a", "b", "c"], "env_steps": 100, "value": [1.0, np.nan, 3.0], "count": 1,
          "attempt": 1}
     )  # fmt: skip
-    runs = pd.DataFrame({"run_id": ["a", "b", "c"], "task": "t", "method": "x", "n_expected": 3})
+    runs = pd.DataFrame({"run_id": ["a", "b", "c"], "task": "t", "method": "m", "x": 0})
+    runs["n_expected"] = 3
     row = statistics.curves(binned, runs).iloc[0]
     assert (row["n"], row["n_expected"], row["mean"], row["run_ids"]) == (2, 3, 2.0, "a;c")
 
@@ -127,7 +128,8 @@ def test_final_scores_equal_a_slow_loop(seed, last):
     frame = random_frame(seed, nans=4)
     at = {f"run{i}": 2000 + 500 * i for i in range(5)}
     configs = {run_id: {**CONFIG, "eval_every_env_steps": 150 * i} for i, run_id in enumerate(at)}
-    found = statistics.final_scores(frame, configs, metric="evaluate_return", last=last, at=at)
+    runs = pd.DataFrame({"run_id": at.keys(), "config": configs.values(), "at": at.values()})
+    found = statistics.final_scores(frame, runs, metric="evaluate_return", last=last)
     found = found.set_index("run_id")
     for run_id, limit in at.items():
         rows = frame[(frame["run_id"] == run_id) & (frame["metric"] == "evaluate_return")]
@@ -343,7 +345,7 @@ def test_one_value_has_no_interval_and_no_p_value():
     found = estimates.difference(estimates.sample([1.0]), estimates.sample([1.0, 2.0]))
     assert found.value == -0.5 and math.isnan(found.interval().low)
     assert math.isnan(found.p_different()) and math.isnan(found.p_equivalent(9))
-    assert estimates.seeds_needed(estimates.sample([1.0]), estimates.sample([1.0, 2.0])) is None
+    assert estimates.seeds_needed([(estimates.sample([1.0]), estimates.sample([1.0, 2.0]))]) is None
 
 
 def test_without_spread_there_is_no_doubt():
@@ -375,7 +377,7 @@ def test_holm_equals_a_slow_loop():
 def test_so_many_seeds_do_decide(true, margin, theirs, both):
     """In simulations of the number it asks for, about 80 % are decided, and fewer with fewer."""
     ours, other = estimates.Sample(true, 80, 3), estimates.Sample(0, 60, theirs)
-    needed = estimates.seeds_needed(ours, other, margin=margin, both=both)
+    needed = estimates.seeds_needed([(ours, other)], margin=margin, both=both)
 
     def decided(n):
         generator, wins = RNG(n), 0
@@ -393,8 +395,8 @@ def test_so_many_seeds_do_decide(true, margin, theirs, both):
 
 def test_seeds_that_no_number_decides():
     vague = estimates.Sample(0, 500, 3)
-    assert estimates.seeds_needed(estimates.Sample(10, 50, 3), vague, margin=100) is None
-    assert estimates.seeds_needed(vague._replace(mean=9), vague, both=True) is None
+    assert estimates.seeds_needed([(estimates.Sample(10, 50, 3), vague)], margin=100) is None
+    assert estimates.seeds_needed([(vague._replace(mean=9), vague)], both=True) is None
 
 
 def test_best_is_who_differs_from_every_other():

@@ -50,7 +50,7 @@ def write(results, runs, value=value_of, **options):
 def summary_of(suite, results, **options):
     """`published` replaces the suite's; the other options are those of `summarise`."""
     suite = suite._replace(published=options.pop("published", suite.published))
-    return summarise(suite, load_suite(FileSource(results), suite), **options)
+    return summarise(*load_suite(FileSource(results), suite), **options)
 
 
 def test_scores_and_averages_of_known_records(tmp_path):
