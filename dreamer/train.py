@@ -31,7 +31,6 @@ from torch import Tensor
 from dreamer import command_line, run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint, set_aside
-from dreamer.collect import Collector, make_collector
 from dreamer.config import (
     PRESETS,
     Config,
@@ -43,11 +42,11 @@ from dreamer.config import (
 from dreamer.envs.environment import make_environment
 from dreamer.envs.tasks import check_task
 from dreamer.errors import DamagedError, UserError
-from dreamer.evaluation import Evaluator, make_evaluator
 from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
+from dreamer.rollouts import make_collector, make_evaluator
 from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator
@@ -102,6 +101,7 @@ def train(
         trainer.resume()
         past = trainer.has_gone_further()
         while not past and (stage := next_stage(config, trainer.counters)) is not None:
+            trainer.take_evaluation()
             with trainer.clock.on(stage):
                 trainer.stages[stage]()
         trainer.finish()
@@ -115,7 +115,7 @@ def train(
 
 
 class _StoppedError(Exception):
-    """A stop was asked for; the episode or evaluation under way is dropped."""
+    """A stop was asked for; episodes under way are dropped."""
 
 
 class Trainer:
@@ -147,8 +147,8 @@ class Trainer:
         env = make_environment(config, evaluation=True)
         self.space = env.action_space
         self.agent = Agent(config, self.space, device)
-        self.collector: Collector = make_collector(config, self.agent)
-        self.evaluator: Evaluator = make_evaluator(config, self.agent, env)
+        self.collector = make_collector(config, self.agent)
+        self.evaluator = make_evaluator(config, self.agent, env)
         self.replay: Replay | None = None
         self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
         self.writer = CheckpointWriter(run_dir / run_folder.CHECKPOINTS)
@@ -176,7 +176,7 @@ class Trainer:
 
         def before_step(env_steps: int) -> None:
             self._check_stop()
-            self._take_evaluation()
+            self.take_evaluation()
             self._show(before + env_steps)
 
         for episode, env_steps in self.collector.take(before_step):
@@ -225,7 +225,6 @@ class Trainer:
     def update(self) -> None:
         """One gradient update; every `log_every_updates` a record of their means."""
         self._check_stop()
-        self._take_evaluation()
         config, number = self.config, self.counters.updates
         assert self.source is not None
         with self.clock.on(SAMPLE):
@@ -242,22 +241,17 @@ class Trainer:
         self._show()
 
     def evaluate(self) -> None:
-        """Episodes of the mode action without noise, in an environment of their own; and an
-        open-loop prediction of the first of them.
-
-        With `collect: parallel` they are played while training goes on, one evaluation at a time:
-        this one waits for the one before, and `finish` for the last.
+        """Begins an evaluation in an environment of its own. It is played before the next stage;
+        with `collect: parallel` while training goes on, until the next one is due or the run ends.
         """
         self._means()
-        self._take_evaluation(block=True)  # the one before
+        self.take_evaluation(block=True)  # the one before
         c = self.counters
         if next_stage(self.endless, c) != Stage.EVALUATE:  # only since the budget ends here
             self.keep_common()
-        self.evaluator.begin(c, self._check_stop)
+        self.evaluator.begin(c)
         self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
-        self._take_evaluation()
         self._tell_short_episodes()
-        self._show()
 
     def save(self) -> None:
         self.counters = self.counters._replace(saved_env_steps=self.counters.env_steps)
@@ -266,19 +260,22 @@ class Trainer:
     def finish(self) -> None:
         """Waits for the last evaluation, and saves its result."""
         if self.evaluator.due is not None:
-            with self.clock.on(Stage.EVALUATE):
-                self._take_evaluation(block=True)
+            self.take_evaluation(block=True)
             self.save_checkpoint()
 
     # Parts of them.
 
-    def _take_evaluation(self, block: bool = False) -> None:
+    def take_evaluation(self, block: bool = False) -> None:
         """Records the evaluation under way if it is over; `block`: once it is.
 
         Its records stand in the file where it was due: those of what came meanwhile follow now.
         """
         due = self.evaluator.due
-        if due is None or (scores := self.evaluator.take(self._check_stop, block)) is None:
+        if due is None:
+            return
+        with self.clock.on(Stage.EVALUATE):
+            scores = self.evaluator.take(self._check_stop, block)
+        if scores is None:
             return
         self.saved = None  # a checkpoint of now has the result
         if scores.prediction is not None:
@@ -300,6 +297,7 @@ class Trainer:
             for record in self.held:
                 self.metrics.append(record)
         self.held = []
+        self._show()
 
     def _means(self) -> dict[str, float]:
         """Means of what updates watched since their last record. Raises FloatingPointError if one
