@@ -77,7 +77,7 @@ def random_returns(
     import numpy as np
 
     from dreamer.config import IMAGE_SHAPE
-    from dreamer.envs.environment import RepeatedEnvironment
+    from dreamer.envs.environment import Environment
     from dreamer.envs.tasks import make_simulator
     from dreamer.episodes import random_action
     from dreamer.seeding import numpy_generator, stream_seed
@@ -95,7 +95,7 @@ def random_returns(
             return black
 
     black = np.zeros(IMAGE_SHAPE, np.uint8)
-    env = RepeatedEnvironment(Unseen(), action_repeat, time_limit_env_steps)
+    env = Environment(Unseen(), action_repeat, time_limit_env_steps)
     returns = []
     for index in range(episodes):
         generator = numpy_generator(seed, "score", index)

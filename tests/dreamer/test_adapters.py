@@ -11,7 +11,7 @@ import pytest
 
 from dreamer.config import make_config
 from dreamer.envs.adapters import AtariSimulator
-from dreamer.envs.environment import RepeatedEnvironment, make_environment
+from dreamer.envs.environment import Environment, make_environment
 from dreamer.envs.simulators import as_picture
 from dreamer.envs.tasks import make_simulator
 from dreamer.errors import ConfigError, UserError
@@ -21,7 +21,7 @@ def one_hot(index: int, size: int) -> np.ndarray:
     return np.eye(size, dtype=np.float32)[index]
 
 
-def play(environment: RepeatedEnvironment, action: np.ndarray, seed: int = 0) -> list:
+def play(environment: Environment, action: np.ndarray, seed: int = 0) -> list:
     """The steps of an episode of one action."""
     steps = [environment.reset(seed)]
     while not (steps[-1].terminal or steps[-1].truncated):
