@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dreamer.behaviour import Behaviour
 from dreamer.config import Config
 from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import ConfigError
@@ -47,30 +47,17 @@ def cross_entropy_method(
     return mean
 
 
-class Planet(nn.Module):
+class Planet(Behaviour):
     """Acts by the cross-entropy method in the world model (PlaNet), anew at every step.
 
     The objective is the undiscounted sum of predicted rewards. Several environments are planned
-    for in one batch. The interface is that of the behaviours in behaviour.py.
+    for in one batch.
     """
 
     def __init__(self, config: Config, space: ActionSpace):
-        super().__init__()
+        super().__init__(config, space)
         if space.discrete:
             raise ConfigError("behaviour", "planet plans continuous actions; this task's are not")
-        self.config, self.space = config, space
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        return {}
-
-    def draw_noise(self, starts: int, generator: torch.Generator) -> None:
-        """Nothing is learned by imagination."""
-
-    def losses(self, model: WorldModel, states: State, noise: Any) -> tuple[dict, dict]:
-        return {}, {}
-
-    def after_update(self, updates: int) -> None:
-        """Nothing follows."""
 
     def act(
         self,
