@@ -37,7 +37,7 @@ from dreamer.config import (
     config_dict,
     config_from_dict,
     make_config,
-    outcome_dict,
+    outcome_values,
 )
 from dreamer.envs.environment import make_environment
 from dreamer.envs.tasks import check_task
@@ -171,13 +171,13 @@ class Trainer:
         self._means()
         if self.collector.round is None:
             self._next_round()
-        round, before = self.collector.round, self.counters.env_steps
+        round = self.collector.round
         assert round is not None
 
         def before_step(env_steps: int) -> None:
             self._check_stop()
             self.take_evaluation()
-            self._show(before + env_steps)
+            self._show(env_steps)
 
         for episode, env_steps in self.collector.take(before_step):
             self._keep(episode, env_steps, round)
@@ -342,15 +342,14 @@ class Trainer:
         with self.clock.on(LOG):
             self.metrics.append(record)
 
-    def _show(self, env_steps: int | None = None) -> None:
+    def _show(self, playing_env_steps: int = 0) -> None:
+        """`playing_env_steps`: of the episode under way."""
         c = self.counters
-        due = updates_due(self.config, c)
-        env_steps = c.env_steps if env_steps is None else env_steps
         self.on_progress(
             Progress(
-                env_steps,
+                c.env_steps + playing_env_steps,
                 c.updates,
-                due,
+                updates_due(self.config, c),
                 self.episode_return,
                 self.evaluate_return,
                 self._short_share(),
@@ -369,18 +368,17 @@ class Trainer:
         `environments` in a round."""
         if self.common is None:
             with self.clock.on(Stage.SAVE):
-                self.save_checkpoint(common=True)
-            c = self.counters
-            self.common = run_folder.checkpoint_name(c.env_steps, c.updates, common=True)
+                self.common = self.save_checkpoint(common=True)
 
-    def save_checkpoint(self, common: bool = False) -> None:
+    def save_checkpoint(self, common: bool = False) -> str:
         """Everything that `resume` needs; replay and metrics are in files already, so only where
-        they stand is saved. It is written while training goes on."""
+        they stand is saved. It is written while training goes on. Returns its name."""
         self._means()
         replay, metrics, c = self.replay, self.metrics, self.counters
         assert replay is not None
+        name = run_folder.checkpoint_name(c.env_steps, c.updates, common)
         if c == self.saved and not common:
-            return  # a stop before anything was done
+            return name  # a stop before anything was done
         self.saved = c
         content = {
             "config": config_dict(self.config),
@@ -402,7 +400,8 @@ class Trainer:
             replay.flush()
             metrics.flush()
 
-        self.writer.save(c.updates, c.env_steps, content, flush, common)
+        self.writer.save(name, content, flush)
+        return name
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole and whose metrics and replay are, else
@@ -517,7 +516,7 @@ def _keep_config(config: Config, path: Path) -> None:
         if found is None:
             raise UserError(f"{path}: damaged; restore it, or use another folder")
         old = config_from_dict(found)
-        old_outcome, outcome = outcome_dict(old), outcome_dict(config)
+        old_outcome, outcome = outcome_values(vars(old)), outcome_values(vars(config))
         differing = [key for key in outcome if outcome[key] != old_outcome[key]]
         if differing:
             raise UserError(
