@@ -20,7 +20,7 @@ MIN_VARIANCE = 1e-6
 
 
 def cross_entropy_method(
-    objective: Callable[[Tensor, int], Tensor],
+    objective: Callable[[Tensor], Tensor],
     mean: Tensor,
     *,
     candidates: int,
@@ -30,17 +30,17 @@ def cross_entropy_method(
 ) -> Tensor:
     """Maximises an objective over action sequences in [-1, 1].
 
-    `mean` [n, T, A] is the first mean, with std 1. `objective(actions [n, K, T, A], iteration)`
-    scores K candidates for each of n problems: [n, K]. Each iteration samples candidates, clips
-    them, and refits mean and std = sqrt(var + 1e-6) to the best. Returns the last mean [n, T, A].
+    `mean` [n, T, A] is the first mean, with std 1. `objective(actions [n, K, T, A])` scores K
+    candidates for each of n problems: [n, K]. Each iteration samples candidates, clips them, and
+    refits mean and std = sqrt(var + 1e-6) to the best. Returns the last mean [n, T, A].
     """
     std = torch.ones_like(mean)
     n, steps, size = mean.shape
-    for iteration in range(iterations):
+    for _ in range(iterations):
         shape = (n, candidates, steps, size)
         noise = torch.randn(shape, generator=generator, device=mean.device, dtype=mean.dtype)
         actions = (mean[:, None] + std[:, None] * noise).clamp(-1, 1)
-        best = objective(actions, iteration).topk(elites, dim=1).indices
+        best = objective(actions).topk(elites, dim=1).indices
         chosen = actions.gather(1, best[:, :, None, None].expand(n, elites, steps, size))
         mean = chosen.mean(1)
         std = (chosen.var(1, correction=0) + MIN_VARIANCE).sqrt()
@@ -70,20 +70,16 @@ class Planet(Behaviour):
         """The first action [n, A] of the best plan from `state` [n, ...]. Uses fused layers where
         they are available, unless `fuse` is False.
         """
-        config, n = self.config, len(state.deter)
-        count, steps = config.planner_candidates, config.planner_horizon
+        config = self.config
         if fuse and available(state.deter.device):
             model = fused(model, half=config.precision == "bf16")
 
-        def objective(actions: Tensor, iteration: int) -> Tensor:
-            return self._imagined_reward(model, state, actions, generator)
-
-        mean = state.deter.new_zeros(n, steps, self.space.size)
+        mean = state.deter.new_zeros(len(state.deter), config.planner_horizon, self.space.size)
         with mixed_precision(config, mean.device):
             plan = cross_entropy_method(
-                objective,
+                lambda actions: self._imagined_reward(model, state, actions, generator),
                 mean,
-                candidates=count,
+                candidates=config.planner_candidates,
                 elites=config.planner_elites,
                 iterations=config.planner_iterations,
                 generator=generator,

@@ -139,7 +139,7 @@ class Trainer:
         self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.told_short_episodes = False
+        self.warned_of_short_episodes = False
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -180,7 +180,7 @@ class Trainer:
             self._show(env_steps)
 
         for episode, env_steps in self.collector.take(before_step):
-            self._keep(episode, env_steps, round)
+            self._append(episode, env_steps, round)
         if self.config.collect == "parallel" and not round.random:
             self._next_round()
 
@@ -200,7 +200,7 @@ class Trainer:
             self.keep_common()
         self.collector.begin(room)
 
-    def _keep(self, episode: Episode, env_steps: int, round: Round) -> None:
+    def _append(self, episode: Episode, env_steps: int, round: Round) -> None:
         """Appends a training episode to replay, counts and records it."""
         assert self.replay is not None
         self.replay.append(episode)
@@ -251,7 +251,7 @@ class Trainer:
             self.keep_common()
         self.evaluator.begin(c)
         self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
-        self._tell_short_episodes()
+        self._record_short_episodes()
 
     def save(self) -> None:
         self.counters = self.counters._replace(saved_env_steps=self.counters.env_steps)
@@ -310,15 +310,15 @@ class Trainer:
             )
         return means
 
-    def _tell_short_episodes(self) -> None:
+    def _record_short_episodes(self) -> None:
         """Records how many episodes are too short to be sampled, if any are."""
         assert self.replay is not None
         short, share = self.replay.short_episodes, self._short_share()
         if not short:
             return
         self._record("replay", short_episodes=short, short_episodes_share=share)
-        if share > MUCH_TOO_SHORT and not self.told_short_episodes:
-            self.told_short_episodes = True
+        if share > MUCH_TOO_SHORT and not self.warned_of_short_episodes:
+            self.warned_of_short_episodes = True
             print(
                 f"warning: {short} of {self.counters.episodes} episodes are shorter than a "
                 f"sequence (length {self.config.length} agent_steps, with the reset) and are never "

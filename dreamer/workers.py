@@ -27,6 +27,7 @@ from torch import Tensor
 from dreamer.agent import Agent
 from dreamer.config import Config
 from dreamer.envs.environment import Environment, make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError, describe
 from dreamer.machine import prepare_machine
 from dreamer.variants import behaviour_card
@@ -188,7 +189,7 @@ def _serve(connection: Connection, evaluation: bool) -> None:
         env.close()
 
 
-def _light_agent(config: Config, space: Any) -> Agent:
+def _light_agent(config: Config, space: ActionSpace) -> Agent:
     """On one core, unless acting is planning."""
     if behaviour_card(config.behaviour).plans:
         return Agent(config, space, prepare_machine(config))
