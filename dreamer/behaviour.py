@@ -19,6 +19,7 @@ from dreamer.fast.one_gradient import one_gradient
 from dreamer.networks import Actor, Dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
 from dreamer.rssm import State
+from dreamer.seeding import randn
 from dreamer.views import frozen
 from dreamer.world_model import WorldModel
 
@@ -84,11 +85,10 @@ class ImaginedActor(Behaviour):
         return {"actor": list(self.actor.parameters())}
 
     def draw_noise(self, starts: int, generator: torch.Generator) -> ImaginationNoise:
-        """Noise for imagination from N = `starts` states, on the generator's device."""
-        shape, device = (self.config.horizon, starts), generator.device
+        shape = self.config.horizon, starts
         return ImaginationNoise(
-            torch.randn(*shape, self.config.stoch_size, generator=generator, device=device),
-            torch.randn(*shape, self.space.size, generator=generator, device=device),
+            randn(generator, *shape, self.config.stoch_size),
+            randn(generator, *shape, self.space.size),
         )
 
     def imagine(self, model: WorldModel, states: State, noise: ImaginationNoise) -> Imagined:
@@ -111,12 +111,10 @@ class ImaginedActor(Behaviour):
         self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
     ) -> Tensor:
         """Action [n, A] at `state` [n, ...]: the mode, or while exploring as configured."""
-        action, device = self.actor(state.feature), generator.device
-        shape = (len(state.deter), self.space.size)
+        action, shape = self.actor(state.feature), (len(state.deter), self.space.size)
         if explore and self.config.exploration_action == "sample":
-            return action.sample(torch.randn(*shape, generator=generator, device=device))
-        noise = torch.randn(MODE_SAMPLES, *shape, generator=generator, device=device)
-        return action.mode(noise)
+            return action.sample(randn(generator, *shape))
+        return action.mode(randn(generator, MODE_SAMPLES, *shape))
 
 
 class NoValue(ImaginedActor):

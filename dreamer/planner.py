@@ -14,6 +14,7 @@ from dreamer.errors import ConfigError
 from dreamer.fast.fused import available, fused
 from dreamer.machine import mixed_precision
 from dreamer.rssm import State
+from dreamer.seeding import randn
 from dreamer.world_model import WorldModel
 
 MIN_VARIANCE = 1e-6
@@ -95,8 +96,7 @@ class Planet(Behaviour):
     ) -> Tensor:
         """Sum of predicted rewards [n, K] of `actions` [n, K, T, A] from `state` [n, ...]."""
         n, count, steps, _ = actions.shape
-        shape = (steps, n * count, self.config.stoch_size)
-        noise = torch.randn(shape, generator=generator, device=actions.device)
+        noise = randn(generator, steps, n * count, self.config.stoch_size)
         sequence = actions.permute(2, 0, 1, 3).flatten(1, 2)  # [T, n K, A]
         # A single state stays one row until its candidates differ: the first step is cheaper then.
         now = state if n == 1 else State(*(x.repeat_interleave(count, 0) for x in state))
