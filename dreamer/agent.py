@@ -22,7 +22,7 @@ from dreamer.machine import mixed_precision
 from dreamer.networks import to_float, to_uint8
 from dreamer.replay import Batch
 from dreamer.rssm import State
-from dreamer.seeding import stream_seed, torch_generator
+from dreamer.seeding import randn, stream_seed, torch_generator
 from dreamer.variants import behaviour_card, load_class
 from dreamer.world_model import WorldModel
 
@@ -90,8 +90,7 @@ class Agent:
         """The randomness of update number `update`, a pure function of the run's seed."""
         config = self.config
         generator = torch_generator(config.seed, "update", update, self.device)
-        shape = (config.batch_size, config.length, config.stoch_size)
-        posterior = torch.randn(shape, generator=generator, device=self.device)
+        posterior = randn(generator, config.batch_size, config.length, config.stoch_size)
         length = config.length - 1 if config.discount_head else config.length
         noise = self.behaviour.draw_noise(config.batch_size * length, generator)
         return UpdateNoise(posterior, noise)
@@ -163,11 +162,11 @@ class Agent:
         continuous actions, a probability of a random one for discrete actions.
         """
         pixels = to_float(torch.from_numpy(image).to(self.device))
-        noise = self._randn(generator, len(image), self.config.stoch_size)
+        noise = randn(generator, len(image), self.config.stoch_size)
         state, _ = self.model.rssm.posterior(*memory, self.model.encoder(pixels), noise)
         action = self.behaviour.act(self.model, state, explore is not None, generator)
         if explore is not None:
-            noise = self._randn(generator, *action.shape)
+            noise = randn(generator, *action.shape)
             if self.space.discrete:
                 chance = torch.rand(len(action), 1, generator=generator, device=self.device)
                 action = torch.where(chance < explore, one_hot_max(noise), action)
@@ -191,18 +190,15 @@ class Agent:
         pixels = to_float(torch.from_numpy(image[None, :context]).to(self.device))
         actions = torch.from_numpy(action[None]).to(self.device)
         size = self.config.stoch_size
-        noise = self._randn(generator, 1, context, size)
+        noise = randn(generator, 1, context, size)
         _, seen = self.model.observe(pixels, actions[:, :context], noise)
         last = State(*(x[:, -1] for x in seen.states))
         rest = actions[:, context:].transpose(0, 1)  # [T - context, 1, A]
         imagined, _ = self.model.rssm.imagine(
-            lambda _, step: rest[step], last, self._randn(generator, len(rest), 1, size)
+            lambda _, step: rest[step], last, randn(generator, len(rest), 1, size)
         )
         features = torch.cat([seen.states.feature[0], imagined.feature[:, 0]])
         return to_uint8(decoder(features)).cpu().numpy()
-
-    def _randn(self, generator: torch.Generator, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=self.device)
 
     # Weights, for players in other processes and for checkpoints.
 

@@ -7,8 +7,7 @@ a behaviour is on its card (variants.py).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from dreamer.fast.one_gradient import one_gradient
 from dreamer.networks import Actor, Dense
 from dreamer.returns import cumulative_weights, lambda_return, reward_sum
 from dreamer.rssm import State
+from dreamer.seeding import randn
 from dreamer.views import frozen
 from dreamer.world_model import WorldModel
 
@@ -43,17 +43,25 @@ class Imagined(NamedTuple):
     discount: Tensor  # [H, N] gamma, times the probability that the episode goes on
 
 
-class Behaviour(Protocol):
-    """What the agent asks of a behaviour, a module made from (config, action space)."""
+class Behaviour(nn.Module):
+    """A way to choose actions, made from (config, action space). Each has a card in variants.py.
+    One that learns nothing needs `act` alone."""
+
+    def __init__(self, config: Config, space: ActionSpace):
+        super().__init__()
+        self.config, self.space = config, space
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Name of a group -> the parameters that one optimiser changes."""
+        return {}
 
     def draw_noise(self, starts: int, generator: torch.Generator) -> Any:
         """All that `losses` draws from, for N = `starts` states: a tuple of tensors, or None."""
+        return None
 
     def losses(self, model: WorldModel, states: State, noise: Any) -> tuple[Named, Named]:
         """From states [N, ...]: group -> its loss, and name -> quantity to watch."""
+        return {}, {}
 
     def after_update(self, updates: int) -> None:
         """What follows update number `updates`, counted from 1."""
@@ -62,43 +70,25 @@ class Behaviour(Protocol):
         self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
     ) -> Tensor:
         """The action [n, A] at `state` [n, ...], before exploration noise; without gradients."""
-
-    # Of every torch module.
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
-    def to(self, device: torch.device) -> Self: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+        raise NotImplementedError
 
 
-class ImaginedActor(nn.Module):
+class ImaginedActor(Behaviour):
     """An actor and its rollout in the model. Subclasses add the losses."""
 
     def __init__(self, config: Config, space: ActionSpace):
-        super().__init__()
-        self.config, self.space = config, space
+        super().__init__(config, space)
         self.cuts_saturated = config.actor_gradient == "half" and not space.discrete
-        self.actor = Actor(
-            config.feature_size,
-            space.size,
-            discrete=space.discrete,
-            units=config.dense_units,
-            layers=config.actor_layers,
-            init_std=config.actor_init_std,
-        )
+        self.actor = Actor(config, space.size, space.discrete)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"actor": list(self.actor.parameters())}
 
     def draw_noise(self, starts: int, generator: torch.Generator) -> ImaginationNoise:
-        """Noise for imagination from N = `starts` states, on the generator's device."""
-        shape, device = (self.config.horizon, starts), generator.device
+        shape = self.config.horizon, starts
         return ImaginationNoise(
-            torch.randn(*shape, self.config.stoch_size, generator=generator, device=device),
-            torch.randn(*shape, self.space.size, generator=generator, device=device),
+            randn(generator, *shape, self.config.stoch_size),
+            randn(generator, *shape, self.space.size),
         )
 
     def imagine(self, model: WorldModel, states: State, noise: ImaginationNoise) -> Imagined:
@@ -117,20 +107,14 @@ class ImaginedActor(nn.Module):
         feature = imagined.feature
         return Imagined(feature, model.reward(feature), model.discount(feature))
 
-    def after_update(self, updates: int) -> None:
-        """Nothing follows."""
-
     def act(
         self, model: WorldModel, state: State, explore: bool, generator: torch.Generator
     ) -> Tensor:
         """Action [n, A] at `state` [n, ...]: the mode, or while exploring as configured."""
-        action = self.actor(state.feature)
-        shape = (len(state.deter), self.space.size)
-        device = generator.device
+        action, shape = self.actor(state.feature), (len(state.deter), self.space.size)
         if explore and self.config.exploration_action == "sample":
-            return action.sample(torch.randn(*shape, generator=generator, device=device))
-        noise = torch.randn(MODE_SAMPLES, *shape, generator=generator, device=device)
-        return action.mode(noise)
+            return action.sample(randn(generator, *shape))
+        return action.mode(randn(generator, MODE_SAMPLES, *shape))
 
 
 class NoValue(ImaginedActor):

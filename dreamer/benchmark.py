@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ class Bench:
             replay.append(Episode(image, rows, rows[:, 0], rows[:, 0]))
         source = on_device(replay, replay.cursor().agent_steps * replay.step_bytes, self.device)
         generator = np.random.default_rng(0)
-        return lambda: Batch(
-            *(
-                x.to(self.device, non_blocking=True)
-                for x in source.sample(generator, self.config.batch_size)
-            )
-        )
+
+        def sample() -> None:
+            for part in source.sample(generator, self.config.batch_size):
+                part.to(self.device, non_blocking=True)
+
+        return sample
 
     def env(self) -> Run:
         env = make_environment(self.config)
@@ -133,40 +134,32 @@ class Bench:
     # Where an update's time goes: its parts by themselves, each forward and backward.
 
     def stages(self) -> dict[str, Run]:
-        agent, batch = self.agent, self.batch
-        model = agent.model
+        agent, batch, noise = self.agent, self.batch, self.noise
+        model, action = agent.model, batch.action
         with torch.no_grad(), self.precision():
             image = to_float(batch.image)
-            embed, observed = model.observe(image, batch.action, self.noise.posterior)
+            embed, observed = model.observe(image, action, noise.posterior)
         embed, feature = embed.requires_grad_(), observed.states.feature.requires_grad_()
         starts = agent.starts(observed.states)
-        representation = agent.config.representation
 
-        def encoder() -> None:
-            with self.precision():
-                out = model.encoder(to_float(batch.image))
-            backward([out], model.encoder.parameters())
+        def stage(part: nn.Module, inputs: list[Tensor], forward: Callable[[], Any]) -> Run:
+            def run() -> None:
+                with self.precision():
+                    outputs = forward()
+                backward(outputs, [*inputs, *part.parameters()])
 
-        def observe() -> None:
-            with self.precision():
-                out = model.rssm.observe(embed, batch.action, self.noise.posterior)
-            backward([*out.states, *out.prior], [embed, *model.rssm.parameters()])
+            return run
 
-        def represent() -> None:
-            with self.precision():
-                seen = Seen(image, embed, batch.action, observed, feature)
-                out = model.representation(seen)
-            backward(out.values(), [embed, feature, *model.representation.parameters()])
+        def observe() -> list[Tensor]:
+            states, _, prior = model.rssm.observe(embed, action, noise.posterior)
+            return [*states, *prior]
 
-        def probe() -> None:
-            assert model.probe is not None
-            with self.precision():
-                out = model.probe(feature.detach())
-            backward([out], model.probe.parameters())
+        def represent() -> Iterable[Tensor]:
+            return model.representation(Seen(image, embed, action, observed, feature)).values()
 
         def imagine() -> None:
             with self.precision():
-                losses, _ = agent.behaviour.losses(model, starts, self.noise.imagination)
+                losses, _ = agent.behaviour.losses(model, starts, noise.imagination)
             for name, loss in losses.items():
                 backward([loss], agent.parameters[name], keep=name == "actor")
 
@@ -178,11 +171,15 @@ class Bench:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
 
-        parts: dict[str, Run] = {"encoder": encoder, "observe": observe}
+        encoder, probe, representation = model.encoder, model.probe, agent.config.representation
+        parts = {
+            "encoder": stage(encoder, [], lambda: [encoder(to_float(batch.image))]),
+            "observe": stage(model.rssm, [embed], observe),
+        }
         if representation != "reward":
-            parts[representation] = represent
-        if model.probe is not None:
-            parts["probe decoder"] = probe
+            parts[representation] = stage(model.representation, [embed, feature], represent)
+        if probe is not None:
+            parts["probe decoder"] = stage(probe, [], lambda: [probe(feature.detach())])
         return {**parts, "imagine": imagine, "clip and Adam": optimise}
 
     def precision(self) -> torch.autocast:
@@ -316,15 +313,11 @@ def as_table(results: list[dict[str, Any]]) -> str:
             lines.append(f"    {name:26}{1e3 * spent:10.2f} {spent / r['median_s']:8.0%}")
     if results:
         r = results[0]
+        ceilings = {x["precision"]: x["ceiling_flop_per_s"] / 1e9 for x in results}
         lines.append(
             f"times in ms; B={r['batch']} L={r['length']} H={r['horizon']}; {r['threads']} threads;"
             " share of a matrix product's "
-            + ", ".join(
-                f"{speed / 1e9:.0f} GFLOP/s ({kind})"
-                for kind, speed in {
-                    x["precision"]: x["ceiling_flop_per_s"] for x in results
-                }.items()
-            )
+            + ", ".join(f"{speed:.0f} GFLOP/s ({kind})" for kind, speed in ceilings.items())
         )
     return "\n".join(lines)
 
@@ -333,30 +326,20 @@ def gpu_suite(config: Config, action_size: int) -> list[dict[str, Any]]:
     """Every part at every precision, updates with and without graph, and how far 100 updates of
     both lie apart. The results so far are what the table shows when the time is over."""
     begun, results = time.perf_counter(), []
-    cases = [
-        (precision, graph, what)
-        for precision in ("fp32", "tf32", "bf16")
-        for graph, what in (
-            ("auto", ["update"]),
-            ("off", ["update", "observe", "imagine", "act", "plan", "replay"]),
-        )
-    ]
-    for precision, graph, what in cases:
+    updates_and_parts = [("auto", "update"), *(("off", name) for name in WHAT if name != "env")]
+    for precision, (graph, name) in product(("fp32", "tf32", "bf16"), updates_and_parts):
+        if time.perf_counter() - begun > SUITE_LIMIT_S:
+            print(f"left out: {name} {precision} graph {graph}", file=sys.stderr)
+            continue
         case = dataclasses.replace(config, precision=precision, cuda_graph=graph)
-        for name in what:
-            if time.perf_counter() - begun > SUITE_LIMIT_S:
-                print(f"left out: {name} {precision} graph {graph}", file=sys.stderr)
-                continue
-            results += benchmark(case, action_size, [name], seconds=4.0, repeats=5)
-            torch.cuda.empty_cache()
+        results += benchmark(case, action_size, [name], seconds=4.0, repeats=5)
+        torch.cuda.empty_cache()
     if time.perf_counter() - begun < SUITE_LIMIT_S:
-        pair = [
-            Bench(
-                dataclasses.replace(config, cuda_graph=graph), action_size, contextlib.ExitStack()
-            )
-            for graph in ("auto", "off")
-        ]
-        far = parity(pair[0].agent, pair[1].agent, [pair[0].batch] * PARITY_UPDATES)
+        graphed, eager = (
+            Bench(dataclasses.replace(config, cuda_graph=how), action_size, contextlib.ExitStack())
+            for how in ("auto", "off")
+        )
+        far = parity(graphed.agent, eager.agent, [graphed.batch] * PARITY_UPDATES)
         print(f"graph against eager, {PARITY_UPDATES} updates in fp32: at most {far:.1e} apart")
     return results
 
@@ -366,7 +349,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = command_line.Parser("python -m dreamer.benchmark", description=about)
     add = parser.add_argument
     add("--preset", choices=sorted(PRESETS), default="published")
-    for name in ("batch", "length", "horizon"):
+    add("--batch", dest="batch_size", type=int, help="(default: the preset's)")
+    for name in ("length", "horizon"):
         add(f"--{name}", type=int, help="(default: the preset's)")
     add("--action-size", type=int, default=6)
     add("--task", default="cartpole_balance", help="for --what env and replay")
@@ -386,16 +370,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    sizes = {"batch_size": "batch", "length": "length", "horizon": "horizon"}
-    chosen = {key: getattr(arguments, name) for key, name in sizes.items()}
     if arguments.action_size < 1:
         raise UserError("--action-size: at least 1")
-    config = make_config(
-        arguments.preset,
-        {key: value for key, value in chosen.items() if value is not None}
-        | {key: getattr(arguments, key) for key in ("task", "representation", "precision")}
-        | {"device": "cuda" if arguments.gpu_suite else arguments.device},
-    )
+    names = ("batch_size", "length", "horizon", "task", "representation", "precision", "device")
+    chosen = {name: getattr(arguments, name) for name in names}
+    if arguments.gpu_suite:
+        chosen["device"] = "cuda"
+    config = make_config(arguments.preset, {k: v for k, v in chosen.items() if v is not None})
     if arguments.gpu_suite:
         results = gpu_suite(config, arguments.action_size)
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,41 +50,26 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._last: Future[None] | None = None
 
-    def save(
-        self,
-        updates: int,
-        env_steps: int,
-        content: dict[str, Any],
-        flush: Callable[[], None],
-        common: bool = False,
-    ) -> None:
+    def save(self, name: str, content: dict[str, Any], flush: Callable[[], None]) -> None:
         """Begins to save `content` as it is now, after `flush` returned; waits for the one before
         and raises what stopped it."""
         self.wait()
         content = on_host(content)
 
         def write() -> None:
-            try:
-                flush()
-                name = run_folder.checkpoint_name(env_steps, updates, common)
-                save_checkpoint(self.folder, name, content)
-            except BaseException as error:
-                self._error = error
+            flush()
+            save_checkpoint(self.folder, name, content)
 
-        self._thread = threading.Thread(target=write, name="checkpoint")
-        self._thread.start()
+        self._last = self._thread.submit(write)
 
     def wait(self) -> None:
         """Returns when the last one is on the disk; raises what stopped it."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
 
 
 def on_host(content: Any) -> Any:

@@ -53,9 +53,7 @@ class Config:
     representation: str = setting(
         "reconstruction", "what the model learns its states from, see dreamer/variants.py"
     )
-    env_steps: int = setting(
-        5_000_000, "budget, in simulator steps: how far the run goes", low=1, outcome=False
-    )
+    env_steps: int = setting(5_000_000, "budget: how far the run goes", low=1, outcome=False)
 
     # Environment.
     action_repeat: int = setting(2, "R: simulator steps per decision", low=1)
@@ -305,9 +303,7 @@ def make_config(preset: str = "published", overrides: Mapping[str, Any] | None =
     Raises ConfigError for an unknown preset or key (naming the nearest) and for values of the
     wrong type or out of range. A whole number may be given as a float (2e6).
     """
-    if preset not in PRESETS:
-        raise ConfigError("preset", f"no preset {preset!r}; {nearest(preset, PRESETS)}")
-    values = {**PRESETS[preset], **(overrides or {}), "preset": preset}
+    values = {**PRESETS[check_setting("preset", preset)], **(overrides or {}), "preset": preset}
     return Config(**{key: check_setting(key, value) for key, value in values.items()})
 
 
@@ -355,13 +351,8 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     return make_config(str(values.get("preset")), overrides)
 
 
-def outcome_dict(config: Config) -> dict[str, Any]:
-    """The settings that decide a run's outcome: what its identity is made of."""
-    return outcome_values(vars(config))
-
-
 def outcome_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same of all settings as plain values.
+    """Of a config's values, those that decide a run's outcome: what its identity is made of.
 
     The budget is not among them: a run that goes further is the same run. It counts only where it
     ends the random actions early.

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ def load_newest(run_dir: Path) -> Loaded:
 
 
 def load(path: Path) -> Loaded:
-    """Raises DamagedError or OSError like `load_checkpoint`."""
+    """One checkpoint. Raises DamagedError or OSError like `load_checkpoint`."""
     content = load_checkpoint(path)
     return Loaded(path, config_from_dict(content["config"]), content)
 
@@ -77,25 +77,6 @@ def restored(loaded: Loaded, space: ActionSpace, device: torch.device | str = "c
     agent = Agent(loaded.config, space, device)
     agent.load_state_dict(loaded.content["agent"])
     return agent
-
-
-def evaluate(
-    loaded: Loaded, device: str, episodes: int, seed: int
-) -> tuple[Agent, Iterator[Episode]]:
-    """The agent of a checkpoint, and its episodes as they are played."""
-    config = dataclasses.replace(loaded.config, device=device)
-    place = prepare_machine(config)
-    env = make_environment(config, evaluation=True)
-    agent = restored(loaded._replace(config=config), env.action_space, place)
-
-    def play() -> Iterator[Episode]:
-        try:
-            for index in range(episodes):
-                yield play_episode(env, agent, seed, "score", index)[0]
-        finally:
-            env.close()
-
-    return agent, play()
 
 
 def predict(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
@@ -115,7 +96,6 @@ def predict(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
 def summary(loaded: Loaded, seed: int, returns: list[float], lengths: list[int]) -> dict[str, Any]:
     """What was measured, as plain JSON values. SD with n - 1; null for one episode."""
     counters = loaded.content["counters"]
-    sd = float(np.std(returns, ddof=1)) if len(returns) > 1 else None
     return {
         "checkpoint": str(loaded.path),
         "task": loaded.config.task,
@@ -124,7 +104,7 @@ def summary(loaded: Loaded, seed: int, returns: list[float], lengths: list[int])
         "seed": seed,
         "episodes": len(returns),
         "mean": float(np.mean(returns)),
-        "sd": sd,
+        "sd": float(np.std(returns, ddof=1)) if len(returns) > 1 else None,
         "returns": returns,
         "lengths_agent_steps": lengths,
     }
@@ -160,12 +140,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         except OSError as error:
             raise UserError(f"--checkpoint: {arguments.checkpoint}: {error.strerror}") from None
     seed = loaded.config.seed if arguments.seed is None else arguments.seed
-    agent, played = evaluate(loaded, arguments.device, arguments.episodes, seed)
+    config = dataclasses.replace(loaded.config, device=arguments.device)
+    device = prepare_machine(config)
+    env = make_environment(config, evaluation=True)
+    agent = restored(loaded._replace(config=config), env.action_space, device)
     first, returns, lengths = None, [], []
-    for episode in played:
-        first = first or episode
-        returns.append(float(episode.reward.sum()))
-        lengths.append(len(episode.reward) - 1)
+    try:
+        for index in range(arguments.episodes):
+            episode, _ = play_episode(env, agent, seed, "score", index)
+            first = first or episode
+            returns.append(float(episode.reward.sum()))
+            lengths.append(len(episode.reward) - 1)
+    finally:
+        env.close()
     result = summary(loaded, seed, returns, lengths)
     assert first is not None
     if videos["video"] is not None:
@@ -199,14 +186,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    return command_line.main(parse, show, argv)
-
-
 def show(arguments: argparse.Namespace) -> int:
     result = run(arguments)
     print(json.dumps(result) if arguments.format == "json" else as_text(result))
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command_line.main(parse, show, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamer.config import IMAGE_SHAPE
+from dreamer.config import IMAGE_SHAPE, Config
 from dreamer.distributions import OneHot, TanhNormal
 from dreamer.fast import products
 from dreamer.fast.convolutions import Convolution, SubPixelTranspose, Transpose, as_product
@@ -200,20 +200,13 @@ class Actor(nn.Module):
     MIN_STD = 1e-4
     MEAN_SCALE = 5.0
 
-    def __init__(
-        self,
-        feature_size: int,
-        action_size: int,
-        *,
-        discrete: bool,
-        units: int,
-        layers: int,
-        init_std: float,
-    ):
+    def __init__(self, config: Config, action_size: int, discrete: bool):
         super().__init__()
         self.discrete = discrete
-        self.raw_init_std = math.log(math.expm1(init_std))
-        self.network = Dense(feature_size, action_size * (1 if discrete else 2), units, layers)
+        self.raw_init_std = math.log(math.expm1(config.actor_init_std))
+        outputs = action_size if discrete else 2 * action_size
+        size, units, layers = config.feature_size, config.dense_units, config.actor_layers
+        self.network = Dense(size, outputs, units, layers)
 
     def forward(self, feature: Tensor) -> TanhNormal | OneHot:
         """Feature [..., D + S] -> distribution over actions [..., A]."""

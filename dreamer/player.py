@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dreamer.agent import Agent, Memory
 from dreamer.config import Config
-from dreamer.envs.environment import RepeatedEnvironment, make_environment
+from dreamer.envs.environment import Environment, make_environment
 from dreamer.evaluate import load_newest, restored
 from dreamer.seeding import torch_generator
 
@@ -22,7 +22,7 @@ class Player:
         self._episodes = 0
         self.reset()
 
-    def make_environment(self) -> RepeatedEnvironment:
+    def make_environment(self) -> Environment:
         """The environment of the agent's task, as in evaluations."""
         return make_environment(self.config, evaluation=True)
 

@@ -72,9 +72,8 @@ class Metrics:
         self._log(record)
 
     def size_bytes(self) -> int:
-        return os.fstat(
-            self._file.fileno()
-        ).st_size  # not `tell()`, which `restore` may have made wrong
+        # Not `tell()`, which `restore` may have made wrong.
+        return os.fstat(self._file.fileno()).st_size
 
     def flush(self) -> None:
         """Returns when what was appended so far is on the disk itself."""

@@ -254,11 +254,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 # The types of what status.json holds; None is allowed everywhere, and other keys hold anything.
-_NUMBERS = (
-    *("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due", "seconds_left"),
-    *("episode_return", "evaluate_return", "env_steps_per_second"),
-)
 _WHOLE = ("attempt", "pid", "budget_env_steps", "env_steps", "updates", "updates_due")
+_NUMBERS = (*_WHOLE, "seconds_left", "episode_return", "evaluate_return", "env_steps_per_second")
 _TEXTS = (
     *("run_id", "status", "started", "ended", "heartbeat", "host", "executor", "device", "code"),
     *("error", "unsure"),

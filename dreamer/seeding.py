@@ -34,3 +34,8 @@ def torch_generator(
     seed: int, purpose: str, index: int, device: torch.device | str = "cpu"
 ) -> torch.Generator:
     return torch.Generator(device).manual_seed(stream_seed(seed, purpose, index))
+
+
+def randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    """Standard Normal noise of this shape, on the generator's device."""
+    return torch.randn(shape, generator=generator, device=generator.device)

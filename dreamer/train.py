@@ -31,23 +31,22 @@ from torch import Tensor
 from dreamer import command_line, run_folder
 from dreamer.agent import Agent
 from dreamer.checkpoint import CheckpointWriter, load_checkpoint, remove_checkpoint, set_aside
-from dreamer.collect import Collector, make_collector
 from dreamer.config import (
     PRESETS,
     Config,
     config_dict,
     config_from_dict,
     make_config,
-    outcome_dict,
+    outcome_values,
 )
 from dreamer.envs.environment import make_environment
 from dreamer.envs.tasks import check_task
 from dreamer.errors import DamagedError, UserError
-from dreamer.evaluation import Evaluator, make_evaluator
 from dreamer.machine import prepare_machine
 from dreamer.prediction import save_prediction
 from dreamer.recording import LOG, SAMPLE, Clock, Metrics, Record
 from dreamer.replay import EMPTY, Cursor, DeviceReplay, Episode, Replay, forecast, on_device
+from dreamer.rollouts import make_collector, make_evaluator
 from dreamer.run_folder import Status, checkpoint_paths, size_text
 from dreamer.schedule import Counters, Round, Stage, endless, next_round, next_stage, updates_due
 from dreamer.seeding import numpy_generator
@@ -102,6 +101,7 @@ def train(
         trainer.resume()
         past = trainer.has_gone_further()
         while not past and (stage := next_stage(config, trainer.counters)) is not None:
+            trainer.take_evaluation()
             with trainer.clock.on(stage):
                 trainer.stages[stage]()
         trainer.finish()
@@ -115,7 +115,7 @@ def train(
 
 
 class _StoppedError(Exception):
-    """A stop was asked for; the episode or evaluation under way is dropped."""
+    """A stop was asked for; episodes under way are dropped."""
 
 
 class Trainer:
@@ -139,7 +139,7 @@ class Trainer:
         self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.told_short_episodes = False
+        self.warned_of_short_episodes = False
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -147,8 +147,8 @@ class Trainer:
         env = make_environment(config, evaluation=True)
         self.space = env.action_space
         self.agent = Agent(config, self.space, device)
-        self.collector: Collector = make_collector(config, self.agent)
-        self.evaluator: Evaluator = make_evaluator(config, self.agent, env)
+        self.collector = make_collector(config, self.agent)
+        self.evaluator = make_evaluator(config, self.agent, env)
         self.replay: Replay | None = None
         self.source: Replay | DeviceReplay | None = None  # the replay, or its copy on the GPU
         self.writer = CheckpointWriter(run_dir / run_folder.CHECKPOINTS)
@@ -171,16 +171,16 @@ class Trainer:
         self._means()
         if self.collector.round is None:
             self._next_round()
-        round, before = self.collector.round, self.counters.env_steps
+        round = self.collector.round
         assert round is not None
 
         def before_step(env_steps: int) -> None:
             self._check_stop()
-            self._take_evaluation()
-            self._show(before + env_steps)
+            self.take_evaluation()
+            self._show(env_steps)
 
         for episode, env_steps in self.collector.take(before_step):
-            self._keep(episode, env_steps, round)
+            self._append(episode, env_steps, round)
         if self.config.collect == "parallel" and not round.random:
             self._next_round()
 
@@ -200,7 +200,7 @@ class Trainer:
             self.keep_common()
         self.collector.begin(room)
 
-    def _keep(self, episode: Episode, env_steps: int, round: Round) -> None:
+    def _append(self, episode: Episode, env_steps: int, round: Round) -> None:
         """Appends a training episode to replay, counts and records it."""
         assert self.replay is not None
         self.replay.append(episode)
@@ -225,7 +225,6 @@ class Trainer:
     def update(self) -> None:
         """One gradient update; every `log_every_updates` a record of their means."""
         self._check_stop()
-        self._take_evaluation()
         config, number = self.config, self.counters.updates
         assert self.source is not None
         with self.clock.on(SAMPLE):
@@ -242,22 +241,17 @@ class Trainer:
         self._show()
 
     def evaluate(self) -> None:
-        """Episodes of the mode action without noise, in an environment of their own; and an
-        open-loop prediction of the first of them.
-
-        With `collect: parallel` they are played while training goes on, one evaluation at a time:
-        this one waits for the one before, and `finish` for the last.
+        """Begins an evaluation in an environment of its own. It is played before the next stage;
+        with `collect: parallel` while training goes on, until the next one is due or the run ends.
         """
         self._means()
-        self._take_evaluation(block=True)  # the one before
+        self.take_evaluation(block=True)  # the one before
         c = self.counters
         if next_stage(self.endless, c) != Stage.EVALUATE:  # only since the budget ends here
             self.keep_common()
-        self.evaluator.begin(c, self._check_stop)
+        self.evaluator.begin(c)
         self.counters = c._replace(evaluations=c.evaluations + 1, evaluated_env_steps=c.env_steps)
-        self._take_evaluation()
-        self._tell_short_episodes()
-        self._show()
+        self._record_short_episodes()
 
     def save(self) -> None:
         self.counters = self.counters._replace(saved_env_steps=self.counters.env_steps)
@@ -266,19 +260,22 @@ class Trainer:
     def finish(self) -> None:
         """Waits for the last evaluation, and saves its result."""
         if self.evaluator.due is not None:
-            with self.clock.on(Stage.EVALUATE):
-                self._take_evaluation(block=True)
+            self.take_evaluation(block=True)
             self.save_checkpoint()
 
     # Parts of them.
 
-    def _take_evaluation(self, block: bool = False) -> None:
+    def take_evaluation(self, block: bool = False) -> None:
         """Records the evaluation under way if it is over; `block`: once it is.
 
         Its records stand in the file where it was due: those of what came meanwhile follow now.
         """
         due = self.evaluator.due
-        if due is None or (scores := self.evaluator.take(self._check_stop, block)) is None:
+        if due is None:
+            return
+        with self.clock.on(Stage.EVALUATE):
+            scores = self.evaluator.take(self._check_stop, block)
+        if scores is None:
             return
         self.saved = None  # a checkpoint of now has the result
         if scores.prediction is not None:
@@ -300,6 +297,7 @@ class Trainer:
             for record in self.held:
                 self.metrics.append(record)
         self.held = []
+        self._show()
 
     def _means(self) -> dict[str, float]:
         """Means of what updates watched since their last record. Raises FloatingPointError if one
@@ -312,15 +310,15 @@ class Trainer:
             )
         return means
 
-    def _tell_short_episodes(self) -> None:
+    def _record_short_episodes(self) -> None:
         """Records how many episodes are too short to be sampled, if any are."""
         assert self.replay is not None
         short, share = self.replay.short_episodes, self._short_share()
         if not short:
             return
         self._record("replay", short_episodes=short, short_episodes_share=share)
-        if share > MUCH_TOO_SHORT and not self.told_short_episodes:
-            self.told_short_episodes = True
+        if share > MUCH_TOO_SHORT and not self.warned_of_short_episodes:
+            self.warned_of_short_episodes = True
             print(
                 f"warning: {short} of {self.counters.episodes} episodes are shorter than a "
                 f"sequence (length {self.config.length} agent_steps, with the reset) and are never "
@@ -344,15 +342,14 @@ class Trainer:
         with self.clock.on(LOG):
             self.metrics.append(record)
 
-    def _show(self, env_steps: int | None = None) -> None:
+    def _show(self, playing_env_steps: int = 0) -> None:
+        """`playing_env_steps`: of the episode under way."""
         c = self.counters
-        due = updates_due(self.config, c)
-        env_steps = c.env_steps if env_steps is None else env_steps
         self.on_progress(
             Progress(
-                env_steps,
+                c.env_steps + playing_env_steps,
                 c.updates,
-                due,
+                updates_due(self.config, c),
                 self.episode_return,
                 self.evaluate_return,
                 self._short_share(),
@@ -371,18 +368,17 @@ class Trainer:
         `environments` in a round."""
         if self.common is None:
             with self.clock.on(Stage.SAVE):
-                self.save_checkpoint(common=True)
-            c = self.counters
-            self.common = run_folder.checkpoint_name(c.env_steps, c.updates, common=True)
+                self.common = self.save_checkpoint(common=True)
 
-    def save_checkpoint(self, common: bool = False) -> None:
+    def save_checkpoint(self, common: bool = False) -> str:
         """Everything that `resume` needs; replay and metrics are in files already, so only where
-        they stand is saved. It is written while training goes on."""
+        they stand is saved. It is written while training goes on. Returns its name."""
         self._means()
         replay, metrics, c = self.replay, self.metrics, self.counters
         assert replay is not None
+        name = run_folder.checkpoint_name(c.env_steps, c.updates, common)
         if c == self.saved and not common:
-            return  # a stop before anything was done
+            return name  # a stop before anything was done
         self.saved = c
         content = {
             "config": config_dict(self.config),
@@ -404,7 +400,8 @@ class Trainer:
             replay.flush()
             metrics.flush()
 
-        self.writer.save(c.updates, c.env_steps, content, flush, common)
+        self.writer.save(name, content, flush)
+        return name
 
     def resume(self) -> None:
         """Continues from the newest checkpoint that is whole and whose metrics and replay are, else
@@ -519,7 +516,7 @@ def _keep_config(config: Config, path: Path) -> None:
         if found is None:
             raise UserError(f"{path}: damaged; restore it, or use another folder")
         old = config_from_dict(found)
-        old_outcome, outcome = outcome_dict(old), outcome_dict(config)
+        old_outcome, outcome = outcome_values(vars(old)), outcome_values(vars(config))
         differing = [key for key in outcome if outcome[key] != old_outcome[key]]
         if differing:
             raise UserError(

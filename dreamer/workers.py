@@ -1,8 +1,8 @@
-"""Worker processes, which play episodes while another process trains.
+"""Who plays a run's episodes: the training process itself, or processes beside it.
 
-Each (`python -m dreamer.workers`) has one environment. It acts on the CPU, where a step costs less
-than waiting for a busy GPU, unless its behaviour plans. It ends within a step when the other end of
-its connection closes, for whatever reason.
+A worker process (`python -m dreamer.workers`) has one environment. It acts on the CPU, where a step
+costs less than waiting for a busy GPU, unless its behaviour plans. It ends within a step when the
+other end of its connection closes, for whatever reason.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from torch import Tensor
 
 from dreamer.agent import Agent
 from dreamer.config import Config
-from dreamer.envs.environment import make_environment
+from dreamer.envs.environment import Environment, make_environment
+from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError, describe
 from dreamer.machine import prepare_machine
 from dreamer.variants import behaviour_card
@@ -35,7 +36,25 @@ POLL_S = 0.1  # between two looks at whether to stop, while waiting for a result
 END_S = 10.0  # for a process to end by itself, before it is killed
 
 Role = Literal["collect", "evaluate"]
-Task = Callable[[Any, Agent, Callable[[int], None]], Any]  # of environment, agent, before_step
+Task = Callable[..., Any]  # of environment, agent and the keyword before_step: see `play_episode`
+
+
+class InProcess:
+    """Does tasks in this process with the agent's own weights, when their results are asked for."""
+
+    def __init__(self, env: Environment, agent: Agent):
+        self.env, self.agent = env, agent
+        self.tasks: Sequence[Task] = ()
+
+    def begin(self, tasks: Sequence[Task], weights: Sequence[Tensor]) -> None:
+        """`weights` are those of the agent, also when the results are asked for."""
+        self.tasks = tasks
+
+    def results(self, before_step: Callable[[int], None], block: bool) -> list[Any]:
+        return [task(self.env, self.agent, before_step=before_step) for task in self.tasks]
+
+    def close(self) -> None:
+        self.env.close()
 
 
 class Workers:
@@ -60,28 +79,29 @@ class Workers:
             with contextlib.suppress(ConnectionError):  # `results` raises what went wrong
                 connection.send((task, arrays))
 
-    def results(self, check_stop: Callable[[], None], block: bool) -> list[Any] | None:
+    def results(self, before_step: Callable[[int], None], block: bool) -> list[Any] | None:
         """The tasks' results in their order, once all have ended; None before, unless `block`.
 
-        `check_stop` is called again and again; it may raise to leave. Raises what stopped a
-        process: UserError, RuntimeError with its traceback, or KilledError, after which the run can
-        be continued.
+        `before_step` is called again and again until then, with the env_steps of the episode so far
+        where they are known, else 0; it may raise to leave. Raises what stopped a process:
+        UserError, RuntimeError with its traceback, or KilledError, after which the run can be
+        continued.
         """
         while True:
-            check_stop()
-            self._receive(check_stop, POLL_S if block else 0)
+            before_step(0)
+            self._receive(before_step, POLL_S if block else 0)
             if len(self._results) == len(self._working):
                 return [self._results[connection] for connection in self._working]
             if not block:
                 return None
 
-    def _receive(self, check_stop: Callable[[], None], wait_s: float) -> None:
+    def _receive(self, before_step: Callable[[int], None], wait_s: float) -> None:
         for connection in wait(set(self._working) - set(self._results), wait_s):
             assert isinstance(connection, Connection)
             try:
                 answer = connection.recv()
             except (EOFError, OSError):  # also in the middle of a message
-                check_stop()  # perhaps both were asked to stop
+                before_step(0)  # perhaps both were asked to stop
                 code = self._working[connection].wait()
                 if code == -signal.SIGKILL:
                     text = f"a process that {self.role}s was killed by SIGKILL (out of memory?)"
@@ -164,12 +184,12 @@ def _serve(connection: Connection, evaluation: bool) -> None:
             task, arrays = connection.recv()
             weights = [torch.from_numpy(array) for array in arrays]
             agent.load_policy_weights(weights, predicting=evaluation)
-            connection.send(("result", task(env, agent, listen)))
+            connection.send(("result", task(env, agent, before_step=listen)))
     finally:
         env.close()
 
 
-def _light_agent(config: Config, space: Any) -> Agent:
+def _light_agent(config: Config, space: ActionSpace) -> Agent:
     """On one core, unless acting is planning."""
     if behaviour_card(config.behaviour).plans:
         return Agent(config, space, prepare_machine(config))

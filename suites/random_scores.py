@@ -76,14 +76,14 @@ def random_returns(
     import numpy as np
 
     from dreamer.config import IMAGE_SHAPE
-    from dreamer.envs.environment import RepeatedEnvironment
+    from dreamer.envs.environment import Environment
     from dreamer.envs.tasks import make_simulator
     from dreamer.episodes import random_action
     from dreamer.seeding import numpy_generator, stream_seed
 
     simulator, black = make_simulator(task), np.zeros(IMAGE_SHAPE, np.uint8)
     simulator.image = lambda: black  # type: ignore[method-assign]
-    env = RepeatedEnvironment(simulator, action_repeat, time_limit_env_steps)
+    env = Environment(simulator, action_repeat, time_limit_env_steps)
     returns = []
     for index in range(episodes):
         generator = numpy_generator(seed, "score", index)

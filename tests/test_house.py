@@ -23,7 +23,7 @@ CORE = [
     *("fast.one_gradient", "fast.cuda_graph", "networks", "rssm", "world_model", "fast.fused"),
     *("returns", "behaviour"),
     *("planner", "agent", "checkpoint", "episodes", "schedule", "recording", "video", "prediction"),
-    *("workers", "collect", "evaluation", "train", "evaluate", "player"),
+    *("workers", "rollouts", "train", "evaluate", "player"),
     "benchmark",
 ]
 # Of the core, what loads no PyTorch: open to all packages.

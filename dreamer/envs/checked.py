@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dreamer.envs.simulators import ActionSpace, affine
-from dreamer.errors import ConfigError, UserError, nearest
+from dreamer.errors import ConfigError, UserError, nearest, shorten
 
 MAX_CHOICES = 10_000  # one-hot actions, or combinations of switches
 MIN_SIDE = 16  # pixels; smaller observations are boards, if something else can be seen
@@ -38,8 +38,7 @@ def say_once(line: str) -> None:
 
 def in_short(value: object) -> str:
     """One short line of anything, for messages."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 200 else text[:197] + "..."
+    return shorten(" ".join(str(value).split()), 200)
 
 
 # --- Calls --------------------------------------------------------------------------------------
@@ -87,7 +86,8 @@ def reset(task: str, env: Any, seed: int) -> Any:
         if "seed" not in str(error):
             raise
         raise UserError(f"task: {task}: reset() takes no seed; {INTERFACE}") from error
-    if not (isinstance(result, (tuple, list)) and len(result) == 2 and _is_info(result[1])):
+    pair = isinstance(result, (tuple, list)) and len(result) == 2
+    if not pair or not isinstance(result[1], (Mapping, type(None))):
         raise UserError(f"task: {task}: reset() gives {_described(result)}; {INTERFACE}")
     return result[0]
 
@@ -99,10 +99,6 @@ def step(task: str, env: Any, action: Any) -> tuple[Any, Any, bool, bool]:
         raise UserError(f"task: {task}: step() gives {_described(result)}; {INTERFACE}")
     observation, reward, terminal, truncated, _ = result
     return observation, reward, _flag(task, terminal), _flag(task, truncated)
-
-
-def _is_info(value: Any) -> bool:
-    return value is None or isinstance(value, Mapping)
 
 
 def _described(value: Any) -> str:
@@ -285,44 +281,38 @@ class Pictures:
         self, task: str, env: Any, wanted: str, observation: Any, render: Callable[[], Any]
     ):
         self._task, self._render = task, render
-        self._entry: str | None = None
         self._last: Any = None
-        space = getattr(env, "observation_space", None)
-        if wanted not in (AUTO, RENDER):
-            self._entry, self.rendered = wanted, False
+        self._entry = None if wanted in (AUTO, RENDER) else wanted
+        source, space = "its observations", getattr(env, "observation_space", None)
+        if self._entry is not None:
+            source = f"its observation {wanted!r}"
             space, observation = self._entry_of(space), self._entry_of(observation)
-            sure, unlikely = _no_picture(space, observation)
-            if sure or len(unlikely) > 1:
-                raise UserError(
-                    f"task: {task}: observation {wanted!r} is no picture: "
-                    f"{sure or ', '.join(unlikely)}"
-                )
-            self._say(f"its observation {wanted!r}, {_described(observation)}", unlikely)
-            return
         sure, unlikely = _no_picture(space, observation)
-        self.rendered = wanted == RENDER or bool(sure or unlikely)
-        if not self.rendered:
-            self._say(f"its observations, {_described(observation)}", [])
-            return
-        try:
-            frame = self._frame()
-            rgb(frame)
-        except UserError:  # a package is missing
-            raise
-        except Exception as error:
-            if wanted == AUTO and not sure and len(unlikely) == 1:
-                self.rendered = False
-                self._say(f"its observations, {_described(observation)}", unlikely)
+        is_none, doubts = bool(sure or len(unlikely) > 1), sure or ", ".join(unlikely)
+        if self._entry is not None and is_none:
+            raise UserError(f"task: {task}: observation {wanted!r} is no picture: {doubts}")
+        self.rendered = False
+        if wanted == RENDER or (wanted == AUTO and doubts):
+            try:
+                frame = self._frame()
+                rgb(frame)
+            except UserError:  # a package is missing
+                raise
+            except Exception as error:
+                if wanted == RENDER or is_none:
+                    came = isinstance(error, ValueError)
+                    drawn = f"gives {error}" if came else f"fails: {error!r}"
+                    names = ", ".join(_pictures_in(observation))
+                    raise UserError(
+                        f"task: {task} shows no picture: its observations are none "
+                        f"({doubts or 'render() was asked for'}), and render() {in_short(drawn)}; "
+                        + (f"choose one with `observation`: {names}" if names else MODE)
+                    ) from error
+            else:
+                self.rendered = True
+                self._say(f"what render() gives, {_described(frame)}", [])
                 return
-            drawn = f"gives {error}" if isinstance(error, ValueError) else f"fails: {error!r}"
-            names = _pictures_in(observation)
-            hint = f"choose one with `observation`: {', '.join(names)}" if names else MODE
-            raise UserError(
-                f"task: {task} shows no picture: its observations are none "
-                f"({sure or ', '.join(unlikely) or 'render() was asked for'}), and render() "
-                f"{in_short(drawn)}; {hint}"
-            ) from error
-        self._say(f"what render() gives, {_described(frame)}", [])
+        self._say(f"{source}, {_described(observation)}", unlikely)
 
     def of(self, observation: Any) -> NDArray[np.uint8]:
         """The picture that belongs to an observation, uint8 [height, width, 3]."""

@@ -13,7 +13,7 @@ by replaying them, without saving a simulator.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,23 +35,7 @@ class Step(NamedTuple):
     env_steps: int  # simulator steps of this call: R or fewer, 0 for a reset
 
 
-class Environment(Protocol):
-    """What agents act in."""
-
-    @property
-    def action_space(self) -> ActionSpace: ...
-
-    def reset(self, seed: int) -> Step:
-        """Start the episode that belongs to `seed` (any whole number from 0)."""
-
-    def step(self, action: NDArray[np.float32]) -> Step:
-        """Hold `action` [A] for R env_steps, or until the episode ends."""
-
-    def close(self) -> None:
-        """Free the simulator and its renderer."""
-
-
-def make_environment(config: Config, evaluation: bool = False) -> RepeatedEnvironment:
+def make_environment(config: Config, evaluation: bool = False) -> Environment:
     """The environment of `config.task`, with its action repeat and time limit.
 
     `evaluation`: as scores are taken, where that differs (Atari: full games instead of lives).
@@ -69,10 +53,10 @@ def make_environment(config: Config, evaluation: bool = False) -> RepeatedEnviro
         config.observation,
     )
     limit = config.time_limit_env_steps
-    return RepeatedEnvironment(simulator, config.action_repeat, limit, config.task)
+    return Environment(simulator, config.action_repeat, limit, config.task)
 
 
-class RepeatedEnvironment:
+class Environment:
     """A simulator seen in decisions: action repeat, time limit, count of env_steps."""
 
     def __init__(
@@ -92,13 +76,17 @@ class RepeatedEnvironment:
         return self.simulator.action_space
 
     def reset(self, seed: int) -> Step:
+        """Starts the episode that belongs to `seed` (any whole number from 0)."""
         self.simulator.reset(seed)
         self._env_steps_left = self.time_limit_env_steps
         return Step(self.simulator.image(), 0.0, terminal=False, truncated=False, env_steps=0)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Raises RuntimeError outside an episode, ValueError for an action out of its space, and
-        UserError for a reward that is not one finite number."""
+        """Holds `action` [A] for R env_steps, or until the episode ends.
+
+        Raises RuntimeError outside an episode, ValueError for an action out of its space, and
+        UserError for a reward that is not one finite number.
+        """
         if self._env_steps_left == 0:
             raise RuntimeError("the episode is over: reset the environment before the next step")
         action = self._checked(action)

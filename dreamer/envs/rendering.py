@@ -43,22 +43,21 @@ def choose_renderer() -> str:
     checked = os.environ.get(_CHECKED, "").split(" ", 1)
     if asked and checked[0] == asked:
         return asked
-    if asked:
-        if asked not in RENDERERS:
-            raise UserError(f"MUJOCO_GL={asked}: no such renderer; {nearest(asked, RENDERERS)}")
-        draws, problem = _first_frame_of(asked)
-        if problem:
-            raise UserError(f"MUJOCO_GL={asked}: {problem}; unset it, or {_INSTALL}")
-        return _keep(asked, draws)
+    if asked and asked not in RENDERERS:
+        raise UserError(f"MUJOCO_GL={asked}: no such renderer; {nearest(asked, RENDERERS)}")
     problems: list[str] = []
-    for name in ("egl", "osmesa"):
+    for name in [asked] if asked else ["egl", "osmesa"]:
         draws, problem = _first_frame_of(name)
         if not problem:
             if problems:
                 print(
                     f"warning: rendering with OSMesa, on the CPU ({problems[0]})", file=sys.stderr
                 )
-            return _keep(name, draws)
+            os.environ["MUJOCO_GL"] = name
+            os.environ[_CHECKED] = f"{name} {draws}"
+            return name
+        if asked:
+            raise UserError(f"MUJOCO_GL={asked}: {problem}; unset it, or {_INSTALL}")
         problems.append(f"{name}: {problem}")
     raise UserError(f"no renderer works ({'; '.join(problems)}); {_INSTALL}")
 
@@ -143,12 +142,6 @@ def _locked(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _keep(name: str, draws: str) -> str:
-    os.environ["MUJOCO_GL"] = name
-    os.environ[_CHECKED] = f"{name} {draws}"
-    return name
 
 
 def _first_frame(name: str) -> tuple[str, str]:

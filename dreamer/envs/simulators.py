@@ -40,18 +40,13 @@ class Simulator(Protocol):
 
 
 def as_picture(frame: NDArray[Any]) -> NDArray[np.uint8]:
-    """A frame uint8 [height, width, 3], [height, width, 1] or [height, width] as 64x64 in colour.
+    """A frame uint8 [height, width, 3] as 64x64.
 
     Shrunk with a triangle filter as wide as what falls into a pixel (the released code's choice),
     so that thin things fade rather than vanish.
     """
     from PIL import Image
 
-    frame = np.asarray(frame)
-    if frame.ndim == 3 and frame.shape[2] == 1:
-        frame = frame[..., 0]
-    if frame.ndim == 2:
-        frame = np.repeat(frame[..., None], 3, axis=2)
     if frame.shape == IMAGE_SHAPE:
         return np.array(frame, np.uint8)
     size = (IMAGE_SHAPE[1], IMAGE_SHAPE[0])

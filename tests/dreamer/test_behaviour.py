@@ -272,7 +272,7 @@ def test_every_state_has_noise_of_its_own():
 def test_cross_entropy_method_finds_the_optimum_of_a_quadratic():
     target = torch.tensor([[[0.3, -0.7], [0.9, 0.0]], [[-0.2, 0.1], [2.0, -2.0]]])
 
-    def objective(actions, iteration):
+    def objective(actions):
         return -(actions - target[:, None]).square().sum((-2, -1))
 
     plan = cross_entropy_method(
@@ -296,7 +296,7 @@ def test_cross_entropy_method_finds_the_optimum_of_the_toys_true_dynamics():
         for name in ("_position", "_target")
     )
 
-    def objective(actions, iteration):
+    def objective(actions):
         position, total = start[:, None], torch.zeros(actions.shape[:2])
         for step in actions.unbind(2):
             position = (position + SPEED * step).clamp(0, 1)

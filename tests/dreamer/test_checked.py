@@ -10,7 +10,7 @@ from helpers import python
 
 from dreamer.config import make_config
 from dreamer.envs.checked import as_reward
-from dreamer.envs.environment import RepeatedEnvironment, make_environment
+from dreamer.envs.environment import Environment, make_environment
 from dreamer.envs.tasks import make_simulator
 from dreamer.errors import ConfigError, UserError
 
@@ -20,12 +20,12 @@ def _nothing_said(monkeypatch) -> None:
     monkeypatch.setenv("DREAMER_SAID", "")
 
 
-def make(name: str, **settings) -> RepeatedEnvironment:
+def make(name: str, **settings) -> Environment:
     task = name if ":" in name else f"odd_environments:{name}"
     return make_environment(make_config("tiny", {"task": task, "action_repeat": 1, **settings}))
 
 
-def play(environment: RepeatedEnvironment, seed: int = 0, steps: int = 100) -> list:
+def play(environment: Environment, seed: int = 0, steps: int = 100) -> list:
     """The steps of an episode of first actions."""
     action = np.zeros(environment.action_space.size, np.float32)
     action[0] = environment.action_space.discrete
@@ -35,7 +35,7 @@ def play(environment: RepeatedEnvironment, seed: int = 0, steps: int = 100) -> l
     return played
 
 
-def drawn(environment: RepeatedEnvironment) -> np.ndarray:
+def drawn(environment: Environment) -> np.ndarray:
     """The picture as the environment drew it."""
     return environment.simulator._env.picture()
 

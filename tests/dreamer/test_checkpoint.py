@@ -17,7 +17,8 @@ from dreamer.errors import DamagedError, describe
 def test_what_changes_after_save_is_not_in_it(tmp_path):
     writer, weight = CheckpointWriter(tmp_path), torch.zeros(3)
     go_on = threading.Event()
-    writer.save(1, 2, {"weights": [weight], "none": None, "rates": (1e-3, 2)}, go_on.wait)
+    content = {"weights": [weight], "none": None, "rates": (1e-3, 2)}
+    writer.save(run_folder.checkpoint_name(2, 1), content, go_on.wait)
     assert not checkpoint_paths(tmp_path)  # the file that it points to is not on the disk yet
     weight += 1
     go_on.set()
@@ -33,10 +34,10 @@ def test_a_failure_is_raised_by_the_next_who_asks(tmp_path):
         raise OSError("no space left")
 
     writer = CheckpointWriter(tmp_path)
-    writer.save(1, 2, {}, disk_full)
+    writer.save(run_folder.checkpoint_name(2, 1), {}, disk_full)
     with pytest.raises(OSError, match="no space left"):
-        writer.save(2, 3, {}, lambda: None)
-    writer.save(3, 4, {}, lambda: None)
+        writer.save(run_folder.checkpoint_name(3, 2), {}, lambda: None)
+    writer.save(run_folder.checkpoint_name(4, 3), {}, lambda: None)
     writer.wait()
     assert [path.name for path in checkpoint_paths(tmp_path)] == [
         "checkpoint-0000000004-000000003.pt"

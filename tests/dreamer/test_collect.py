@@ -14,12 +14,12 @@ from helpers import players_of, wait_until
 from toy_runs import CONTEXT, assert_same_run, minute, records
 
 from dreamer.agent import Agent
-from dreamer.collect import InProcess, WorkerProcesses
 from dreamer.config import Config
 from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError
 from dreamer.machine import prepare_machine
 from dreamer.replay import Episode
+from dreamer.rollouts import Collector, make_collector
 from dreamer.schedule import Counters, Round, next_round
 from dreamer.train import train
 
@@ -31,12 +31,12 @@ def one(number: int, updates: int = 0) -> Round:
     return Round(number, 1, explore=0.3, random=False, updates=updates)
 
 
-def start(collector: InProcess | WorkerProcesses, round: Round) -> None:
+def start(collector: Collector, round: Round) -> None:
     collector.prepare(round)
     collector.begin(round.episodes)
 
 
-def play(collector: InProcess | WorkerProcesses, round: Round) -> list[tuple[Episode, int]]:
+def play(collector: Collector, round: Round) -> list[tuple[Episode, int]]:
     start(collector, round)
     return collector.take(lambda env_steps: None)
 
@@ -51,7 +51,7 @@ def assert_same_episodes(a: list, b: list) -> None:
 def test_processes_play_what_this_one_would_have_played_when_they_began():
     config = minute(environments=2)
     agent = Agent(config, SPACE)
-    here, beside = InProcess(minute(), agent), WorkerProcesses(config, agent)
+    here, beside = make_collector(minute(), agent), make_collector(config, agent)
     try:
         expected = [*play(here, one(5)), *play(here, one(6))]
         both = Round(5, 2, explore=0.3, random=False, updates=0)
@@ -140,11 +140,11 @@ def test_runs_keep_the_ratio_and_record_how_old_the_weights_were(tmp_path):
 
 def test_what_stops_a_player_stops_the_run(tmp_path):
     config = minute(collect="parallel")
-    beside = WorkerProcesses(config, Agent(config, SPACE))
+    beside = make_collector(config, Agent(config, SPACE))
     try:
         play(beside, one(0))
         start(beside, one(1))
-        process = beside.workers.processes[0][0]
+        process = beside.players.processes[0][0]
         for number in (signal.SIGTERM, signal.SIGINT):  # are for the run, which stops
             process.send_signal(number)
         assert len(beside.take(lambda env_steps: None)) == 1
@@ -154,7 +154,7 @@ def test_what_stops_a_player_stops_the_run(tmp_path):
             beside.take(lambda env_steps: None)
     finally:
         beside.close()
-    wrong = WorkerProcesses(minute("no_such_task"), Agent(config, SPACE))
+    wrong = make_collector(minute("no_such_task", collect="parallel"), Agent(config, SPACE))
     try:
         with pytest.raises(UserError, match="no task 'no_such_task'"):
             play(wrong, one(0))

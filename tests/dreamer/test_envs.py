@@ -14,7 +14,7 @@ from helpers import python
 from dreamer.config import IMAGE_SHAPE, make_config
 from dreamer.envs import rendering
 from dreamer.envs.control_suite import CONTROL_TASKS, ControlSimulator
-from dreamer.envs.environment import RepeatedEnvironment, Step, make_environment
+from dreamer.envs.environment import Environment, Step, make_environment
 from dreamer.envs.simulators import ActionSpace, Outcome, Simulator
 from dreamer.envs.tasks import TASKS, make_simulator
 from dreamer.envs.toys import WIDTH, Probe, ToyDot, ToyEnd, ToyFar
@@ -68,7 +68,7 @@ def random_action(random: np.random.Generator, size: int, discrete: bool) -> np.
     return random.uniform(-1, 1, size).astype(np.float32)
 
 
-def play(environment: RepeatedEnvironment, seed: int, actions: np.ndarray) -> list[Step]:
+def play(environment: Environment, seed: int, actions: np.ndarray) -> list[Step]:
     steps = [environment.reset(seed)]
     for action in actions:
         if steps[-1].terminal or steps[-1].truncated:
@@ -87,7 +87,7 @@ def assert_same(steps: list[Step], others: list[Step]) -> None:
 
 @pytest.mark.parametrize("action_repeat", [1, 2, 4])
 def test_contract(simulator: Simulator, action_repeat: int) -> None:
-    environment = RepeatedEnvironment(simulator, action_repeat, LIMIT)
+    environment = Environment(simulator, action_repeat, LIMIT)
     space = environment.action_space
     assert type(space) is ActionSpace and type(space.size) is int and type(space.discrete) is bool
     actions = random_actions(space, LIMIT)
@@ -133,8 +133,8 @@ def test_contract(simulator: Simulator, action_repeat: int) -> None:
 
 def test_a_repeat_is_the_sum_of_its_env_steps(simulator: Simulator) -> None:
     actions = random_actions(simulator.action_space, 3)
-    singly = play(RepeatedEnvironment(simulator, 1, 1000), 5, actions.repeat(4, axis=0))[1:]
-    together = play(RepeatedEnvironment(simulator, 4, 1000), 5, actions)[1:]
+    singly = play(Environment(simulator, 1, 1000), 5, actions.repeat(4, axis=0))[1:]
+    together = play(Environment(simulator, 4, 1000), 5, actions)[1:]
     for index, step in enumerate(together):
         parts = singly[4 * index : 4 * index + 4]
         assert step.reward == sum(part.reward for part in parts)
@@ -143,11 +143,11 @@ def test_a_repeat_is_the_sum_of_its_env_steps(simulator: Simulator) -> None:
 
 def test_a_new_instance_plays_the_same_episode(task: str, simulator: Simulator) -> None:
     actions = random_actions(simulator.action_space, 3)
-    play(RepeatedEnvironment(simulator, 2, 100), 8, actions)
+    play(Environment(simulator, 2, 100), 8, actions)
     fresh = make_environment(make_config("tiny", {"task": task}))
     steps = play(fresh, 9, actions)
     fresh.close()
-    assert_same(play(RepeatedEnvironment(simulator, 2, 100), 9, actions), steps)
+    assert_same(play(Environment(simulator, 2, 100), 9, actions), steps)
 
 
 def test_a_new_process_plays_the_same_episode() -> None:
@@ -207,7 +207,7 @@ class Ending:
     ],
 )
 def test_terminal_and_truncated(after, cut, limit, terminal, lengths) -> None:
-    environment = RepeatedEnvironment(Ending(after, cut), 4, limit)
+    environment = Environment(Ending(after, cut), 4, limit)
     steps = play(environment, 0, random_actions(environment.action_space, 10))[1:]
     assert [step.env_steps for step in steps] == lengths
     assert [step.reward for step in steps] == lengths  # 1 for each env_step
@@ -215,7 +215,7 @@ def test_terminal_and_truncated(after, cut, limit, terminal, lengths) -> None:
 
 
 def test_discrete_actions_are_one_hot() -> None:
-    environment = RepeatedEnvironment(Ending(5), 1, 100)
+    environment = Environment(Ending(5), 1, 100)
     environment.reset(0)
     environment.step(np.array([0, 1, 0], np.float32))
     for wrong in ([0, 0, 0], [1, 1, 0], [0.5, 0.5, 0], [0, 0, 2]):
@@ -322,7 +322,7 @@ def test_a_smaller_shadow_map_changes_the_edges_of_shadows_and_nothing_else() ->
 
 def toy_return(task: str, policy, seed: int, action_repeat: int = 2) -> float:
     simulator = make_simulator(task)
-    environment = RepeatedEnvironment(simulator, action_repeat, 100)
+    environment = Environment(simulator, action_repeat, 100)
     step, total = environment.reset(seed), 0.0
     while not (step.terminal or step.truncated):
         step = environment.step(policy(simulator))

@@ -113,11 +113,12 @@ def test_initialisation_is_that_of_keras():
 
 
 def test_actor_has_the_papers_shape():
-    actor = Actor(20, A, discrete=False, units=16, layers=2, init_std=5.0)
+    config = tiny(actor_init_std=5.0)
+    actor = Actor(config, A, discrete=False)
     raw = torch.tensor([0.0, 100.0, -3.0, 0.0, 10.0, -50.0])
     nn.init.zeros_(actor.network[-1].weight)
     actor.network[-1].bias.data = raw
-    mean, std = actor(torch.rand(20))
+    mean, std = actor(torch.rand(config.feature_size))
     torch.testing.assert_close(mean, 5 * torch.tanh(raw[:3] / 5))
     expected = nn.functional.softplus(raw[3:] + math.log(math.e**5 - 1)) + 1e-4
     torch.testing.assert_close(std, expected)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dreamer.config import BEFORE, PRESETS, config_from_dict, make_config, outcome_dict
+from dreamer.config import BEFORE, PRESETS, config_from_dict, make_config, outcome_values
 from dreamer.envs.tasks import TASKS, is_task
 from dreamer.errors import UserError
 from suites.language.axes import TASK_SETS
@@ -205,7 +205,7 @@ def test_100_000_runs_expand_to_distinct_ids(tmp_path):
 
 # --- Identity -------------------------------------------------------------------------------------
 
-OUTCOME = [name for name in outcome_dict(make_config("tiny")) if name != "task"]
+OUTCOME = [name for name in outcome_values(vars(make_config("tiny"))) if name != "task"]
 
 
 NUMBERS = [n for n in OUTCOME if not isinstance(getattr(make_config("tiny"), n), str)]

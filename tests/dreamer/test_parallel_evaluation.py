@@ -20,10 +20,11 @@ from dreamer.config import Config
 from dreamer.envs.environment import make_environment
 from dreamer.envs.simulators import ActionSpace
 from dreamer.errors import KilledError, UserError
-from dreamer.evaluation import Evaluator, InProcessEvaluator, ParallelEvaluator, Scores
+from dreamer.rollouts import Evaluator, Scores, make_evaluator
 from dreamer.run_folder import Status
 from dreamer.schedule import Counters
 from dreamer.train import Progress, train
+from dreamer.workers import InProcess, Workers
 
 STAND_INS = ROOT / "tests" / "stand_ins"
 SPACE = ActionSpace(2, discrete=False)
@@ -50,13 +51,13 @@ def test_processes_score_the_weights_of_when_they_began_as_this_one_does():
     settings: dict[str, Any] = dict(eval_episodes=3, representation="reward")  # with a probe
     config = minute(collect="parallel", environments=2, **settings)
     agent = Agent(config, SPACE)
-    here = InProcessEvaluator(agent, make_environment(config, evaluation=True))
-    beside = ParallelEvaluator(config, agent)
+    here = Evaluator(agent, InProcess(make_environment(config, evaluation=True), agent))
+    beside = make_evaluator(config, agent, make_environment(config, evaluation=True))
     try:
-        here.begin(DUE, nothing)
+        here.begin(DUE)
         expected = taken(here)
         assert len(set(expected.returns)) == 3
-        beside.begin(DUE, nothing)
+        beside.begin(DUE)
         saved = beside.state_dict()
         with torch.no_grad():  # what is learned meanwhile comes too late
             for group in agent.parameters.values():
@@ -67,7 +68,7 @@ def test_processes_score_the_weights_of_when_they_began_as_this_one_does():
         beside.load_state_dict(saved)  # one that was lost is begun again
         assert beside.due == DUE
         assert_same_scores(taken(beside), expected)
-        beside.begin(DUE, nothing)
+        beside.begin(DUE)
         assert taken(beside).returns != expected.returns
     finally:
         here.close()
@@ -78,11 +79,11 @@ def test_what_stops_an_evaluating_process_stops_the_run(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(STAND_INS))
     agent = Agent(minute("odd_endings:Breaks"), ActionSpace(1, discrete=False))
     tasks = ("odd_endings:Slow", "no_such_task", "odd_endings:Breaks")
-    killed, wrong, broken = (ParallelEvaluator(minute(task), agent) for task in tasks)
+    killed, wrong, broken = (Evaluator(agent, Workers(minute(task), "evaluate")) for task in tasks)
     try:
         for evaluator in (killed, wrong, broken):
-            evaluator.begin(DUE, nothing)
-        killed.workers.processes[0][0].kill()
+            evaluator.begin(DUE)
+        killed.players.processes[0][0].kill()
         with pytest.raises(KilledError, match="a process that evaluates was killed by SIGKILL"):
             taken(killed)
         with pytest.raises(UserError, match="no task 'no_such_task'"):
@@ -130,7 +131,10 @@ def in_the_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("in_the_process")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(STAND_INS))
-        patch.setattr("dreamer.train.make_evaluator", lambda _, *parts: InProcessEvaluator(*parts))
+        patch.setattr(
+            "dreamer.train.make_evaluator",
+            lambda config, agent, env: Evaluator(agent, InProcess(env, agent)),
+        )
         assert train(slow(), run_dir).status == Status.COMPLETED
     assert evaluations(run_dir) == [24, 96]
     return run_dir
