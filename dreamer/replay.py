@@ -78,7 +78,8 @@ class Replay:
         self._files = ReplayFiles(folder, action_size, cursor)
         self._tables = [self._files.read_table(n) for n in range(cursor.episodes)]
         self._samplable = [n for n, table in enumerate(self._tables) if len(table) >= length]
-        self._threads = ThreadPoolExecutor(min(torch.get_num_threads(), MAX_THREADS), "replay")
+        self._count = min(torch.get_num_threads(), MAX_THREADS)  # of threads
+        self._threads = ThreadPoolExecutor(self._count, "replay")
 
     @property
     def step_bytes(self) -> int:
@@ -114,10 +115,11 @@ class Replay:
         windows = self.draw(generator, batch_size)
         pictures = image.numpy()
 
-        def read(row: int) -> None:
-            self._files.read_images(*windows[row], pictures[row])
+        def read(first: int) -> None:
+            for row in range(first, batch_size, self._count):
+                self._files.read_images(*windows[row], pictures[row])
 
-        list(self._threads.map(read, range(batch_size)))
+        list(self._threads.map(read, range(self._count)))  # one task each: starting them takes time
         table = np.stack([self._tables[e][first : first + self.length] for e, first in windows])
         return _batch(image, torch.from_numpy(table))
 
