@@ -84,16 +84,16 @@ def execute(
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """The run's lock. Where there are no locks the run is stopped before it begins, and its status
-    says why; nobody else can have it there."""
+    """The run's lock. Where there are no locks the run has failed, and its status says why; nobody
+    else can have it there."""
     try:
         with locked(folder):
             yield
     except NoLocksError as error:
         state, status = look(folder)
         if state not in (State.DONE, State.RUNNING):
-            stopped = {"status": Status.INTERRUPTED, "error": str(error)}
-            record = {"run_id": folder.name, **(status or {}), **stopped}
+            failed = {"status": Status.FAILED, "error": str(error)}
+            record = {"run_id": folder.name, **(status or {}), **failed}
             run_folder.write_json(folder / run_folder.STATUS, record)
         raise
 
