@@ -2,8 +2,8 @@
 
 The first picture is a block by itself and the dictionary of the others, which hold BLOCK_STEPS
 pictures each. So a still background costs almost nothing even in short blocks, and a window touches
-few pictures that it does not need. LZ4 packs 10 to 25 % worse than zstandard, and unpacks two to
-six times faster (measured in results/performance.md).
+few pictures that it does not need. LZ4 takes 10 to 40 % more room than zstandard, least where
+pictures pack badly, and unpacks two to four times as fast (measured in results/performance.md).
 
 A block ends with a checksum of what comes before it. All functions that unpack raise ValueError for
 bytes that are not what was packed.

@@ -250,7 +250,7 @@ class ReplayFiles:
             if before and entry.images == before.images:
                 entry = entry._replace(bounds=entry.bounds + before.bounds[-1])
             elif before and IMAGE_FILES.index(entry.images) < IMAGE_FILES.index(before.images):
-                raise self._damaged(INDEX, f"line {number + 1} lacks its blocks")
+                raise self._damaged(INDEX, f"line {number + 1} is of an earlier kind")
             entries.append(entry)
         return entries
 
