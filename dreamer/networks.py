@@ -114,7 +114,10 @@ class Dense(nn.Sequential):
         super().__init__(OrderedDict((str(2 * i), part) for i, part in enumerate(parts)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return full_precision(super().forward(x))
+        """x [..., I] -> [..., O]."""
+        # As rows: where an activation in place works on a view, autograd copies it several times.
+        y = super().forward(x.reshape(-1, x.shape[-1]))
+        return full_precision(y).reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _prepare(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
