@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -202,6 +203,8 @@ def method_order(method: str) -> tuple[int, list]:
     words = []
     for item in extra.split(" "):
         key, _, value = item.partition("=")
-        number = float(value) if value.replace(".", "", 1).isdigit() else float("inf")
-        words.append((key, number, value))
+        try:
+            words.append((key, float(value), value))
+        except ValueError:
+            words.append((key, math.inf, value))
     return rank, words

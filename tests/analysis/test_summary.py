@@ -318,3 +318,11 @@ def test_published_numbers_are_what_the_papers_state():
         assert here["score_mean"].mean() == pytest.approx(row.score_mean, abs=0.05)
     assert set(dreamer["task"]) == set(CONTROL_TASKS)
     assert np.isfinite(scores["score_mean"]).all() and scores["source"].notna().all()
+
+
+def test_numbers_of_settings_are_sorted_as_numbers():
+    values = ["0.0001", "3e-05", "1e-3", "20", "3", "-1", "slow"]
+    found = styles([f"dreamer/reconstruction actor_learning_rate={value}" for value in values])
+    assert [method.split("=")[1] for method in found] == [
+        *("-1", "3e-05", "0.0001", "1e-3", "3", "20", "slow")
+    ]
