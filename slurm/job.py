@@ -24,7 +24,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from dreamer.errors import UserError, describe
 from dreamer.run_folder import Status, StatusRecord
 from slurm.ask import ask, seconds_of
 from suites.execution.environment import cores, gpus, worker_environment
+from suites.execution.signals import handled
 from suites.execution.spec import EXIT_BUSY, EXIT_CODES, is_later, last_words
 from suites.record.folder import BusyError, locked
 
@@ -92,23 +92,12 @@ def execute(job: Job) -> dict[str, int]:
     on the node. Exits the process when the job was requeued."""
     prepare_streams()  # the job's log may be on a full disk
     supervisor = _Supervisor(job)
-    with _listening(supervisor.signals):
+    with handled(SIGNALS, lambda number, _: supervisor.signals.append(number)):
         supervisor.work()
         if supervisor.wants_requeue():
             requeue()
             sys.exit(1)
     return supervisor.codes
-
-
-@contextlib.contextmanager
-def _listening(received: list[int]) -> Iterator[None]:
-    """Appends signals to `received` while the block runs, and does nothing else about them."""
-    old = {one: signal.signal(one, lambda number, _: received.append(number)) for one in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 class _Supervisor:

@@ -141,6 +141,7 @@ def test_that_file_is_there() -> None:
 SHARED_WITH_SLURM = {
     "suites.language.nodes",
     "suites.execution.environment",
+    "suites.execution.signals",
     "suites.execution.spec",
     "suites.record.folder",
 }

@@ -25,6 +25,7 @@ from dreamer.config import Config, config_from_dict
 from dreamer.errors import KilledError, UserError, describe
 from dreamer.run_folder import State, Status, StatusRecord
 from suites.execution.heartbeat import StatusFile
+from suites.execution.signals import handled
 from suites.execution.spec import Spec
 from suites.record import provenance
 from suites.record.folder import (
@@ -200,12 +201,8 @@ def _signals() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
-    old = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handled((signal.SIGTERM, signal.SIGINT), ask):
         yield asked.is_set
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _redirect(path: Path) -> None:

@@ -24,6 +24,7 @@ from dreamer.run_folder import Status, StatusRecord
 from suites.execution.display import Display, make_display
 from suites.execution.environment import cores, gpus, worker_environment
 from suites.execution.executor import Capacity, Executor, Request
+from suites.execution.signals import handled
 from suites.execution.spec import (
     EXIT_BUSY,
     EXIT_CODES,
@@ -72,14 +73,11 @@ class Local(Executor):
         names = gpus() if request.on_gpu else []
         display = make_display(len(specs))
         pool = _Pool(deque(specs), workers, names, display)
-        old = {n: signal.signal(n, pool.on_signal) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            pool.work()
-        finally:
-            pool.kill()
-            for number, handler in old.items():
-                signal.signal(number, handler)
-            display.close()
+        with contextlib.closing(display), handled((signal.SIGINT, signal.SIGTERM), pool.on_signal):
+            try:
+                pool.work()
+            finally:
+                pool.kill()
 
 
 class _Pool:
