@@ -164,7 +164,8 @@ class WorldModel(nn.Module):
                 "kl": kl.mean(),
                 "prior_entropy": normal_entropy(observed.prior),
                 "posterior_entropy": normal_entropy(observed.posterior),
-                "state_variance": feature.flatten(0, 1).var(0, correction=0).mean(),
+                "state_variance": variance(feature),
+                "embed_variance": variance(embed),  # 0: the encoder is dead, the model blind
             }
         if probe is not None:
             watched["probe_loss"] = probe
@@ -198,6 +199,11 @@ def information_bound(belief: Normal, feature: Tensor) -> Tensor:
     squares = squares + (belief.mean.square() * precision).sum(-1)
     score = -0.5 * squares - belief.std.log().sum(-1)
     return (score.diagonal() - score.logsumexp(1)).mean() + math.log(len(feature))
+
+
+def variance(x: Tensor) -> Tensor:
+    """Mean over the last axis of the variance over all others."""
+    return full_precision(x).flatten(0, -2).var(0, correction=0).mean()
 
 
 def normal_entropy(belief: Normal) -> Tensor:

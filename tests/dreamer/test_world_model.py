@@ -258,6 +258,20 @@ def test_total_is_the_sum_of_the_named_losses():
 # Contrastive.
 
 
+def test_a_dead_encoder_shows_in_the_variance_of_its_embeddings():
+    config = tiny(representation="reward")
+    model, batch = WorldModel(config, A), random_batch(config)
+    noise = torch.randn(config.batch_size, config.length, config.stoch_size)
+    embed = model.encoder(to_float(batch.image)).double().flatten(0, 1)
+    expected = (embed - embed.mean(0)).square().mean()
+    assert expected > 0
+    found = model.losses(batch, noise).parts["embed_variance"]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=0)
+    with torch.no_grad():
+        model.encoder.layers[-1].bias.fill_(-100)  # its ReLUs give 0 for every picture
+    assert model.losses(batch, noise).parts["embed_variance"] == 0
+
+
 def test_information_bound_is_its_definition():
     n, size = 6, 4
     belief = Normal(torch.randn(n, size).double(), torch.rand(n, size).double() + 0.2)
