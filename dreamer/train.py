@@ -139,7 +139,7 @@ class Trainer:
         self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.warned_of_short_episodes = False
+        self.warned: set[str] = set()  # of what
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -236,8 +236,16 @@ class Trainer:
         self.summed_updates += 1
         self.counters = self.counters._replace(updates=number + 1)
         if (number + 1) % config.log_every_updates == 0:
-            self._record("update", **self._means())
+            means = self._means()
+            self._record("update", **means)
             self.sums, self.summed_updates = {}, 0
+            if means["embed_variance"] == 0:
+                self._warn_once(
+                    "blindness",
+                    "the encoder gives the same embedding for every picture (embed_variance is 0): "
+                    "the model is blind, and most likely stays so; set a lower "
+                    "model_learning_rate or another seed",
+                )
         self._show()
 
     def evaluate(self) -> None:
@@ -317,14 +325,18 @@ class Trainer:
         if not short:
             return
         self._record("replay", short_episodes=short, short_episodes_share=share)
-        if share > MUCH_TOO_SHORT and not self.warned_of_short_episodes:
-            self.warned_of_short_episodes = True
-            print(
-                f"warning: {short} of {self.counters.episodes} episodes are shorter than a "
-                f"sequence (length {self.config.length} agent_steps, with the reset) and are never "
-                "trained on; set a smaller length",
-                file=sys.stderr,
+        if share > MUCH_TOO_SHORT:
+            self._warn_once(
+                "short episodes",
+                f"{short} of {self.counters.episodes} episodes are shorter than a sequence "
+                f"(length {self.config.length} agent_steps, with the reset) and are never trained "
+                "on; set a smaller length",
             )
+
+    def _warn_once(self, of: str, text: str) -> None:
+        if of not in self.warned:
+            self.warned.add(of)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def _short_share(self) -> float:
         if self.replay is None or not self.counters.episodes:

@@ -66,6 +66,17 @@ def test_seeding_is_five_full_episodes_and_more_short_ones(preset):
     assert play(before, 60)[:4] == (300, 0, 0, 5)
 
 
+def test_a_run_says_once_that_its_encoder_is_dead(tmp_path, capsys):
+    """At such a learning rate no ReLU of its last layer lives for long."""
+    settings = {"representation": "reward", "env_steps": 280, "eval_episodes": 1}
+    train(minute(**settings), tmp_path / "sees")
+    assert "embed_variance" not in capsys.readouterr().err
+    train(minute(**settings, model_learning_rate=0.3), tmp_path / "blind")
+    seen = [r["embed_variance"] for r in records(tmp_path / "blind") if r["kind"] == "update"]
+    assert seen[0] > 0 and seen[-2:] == [0, 0]
+    assert capsys.readouterr().err.count("the model is blind") == 1
+
+
 def test_short_episodes_leave_something_to_sample(tmp_path, capsys):
     """Four of five episodes are too short to be sampled, and at first all of them."""
     config = minute("short_episodes:make", seed=2, env_steps=160, seed_min_env_steps=100)
