@@ -115,7 +115,7 @@ class Dense(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., I] -> [..., O]."""
-        # As rows: where an activation in place works on a view, autograd copies it several times.
+        # As rows: autograd copies a view several times where an activation works on it in place.
         y = super().forward(x.reshape(-1, x.shape[-1]))
         return full_precision(y).reshape(*x.shape[:-1], y.shape[-1])
 

@@ -139,7 +139,7 @@ class Trainer:
         self.saved: Counters | None = None  # in the last checkpoint
         self.sums: dict[str, Tensor] = {}  # of what updates watch, since the last record
         self.summed_updates = 0
-        self.warned: set[str] = set()  # of what
+        self.warned: set[str] = set()  # what `_warn_once` has warned of
         self.clock = Clock((*Stage, SAMPLE, LOG))
         self.episode_return: float | None = None
         self.evaluate_return: float | None = None
@@ -334,6 +334,7 @@ class Trainer:
             )
 
     def _warn_once(self, of: str, text: str) -> None:
+        """`of` names the warning; its text may differ from time to time."""
         if of not in self.warned:
             self.warned.add(of)
             print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     kind = x.device.type
     if torch.is_autocast_enabled(kind) or not _pays(x, weight):
         return F.linear(x, weight, bias)
-    if x.dim() == 2:
+    if x.dim() == 2:  # no view of it: an activation in place would copy that
         return _Linear.apply(x, weight, bias)
     return _Linear.apply(x.flatten(0, -2), weight, bias).unflatten(0, x.shape[:-1])
 

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def handled(numbers: Iterable[int], handler: Callable[[int, Any], Any]) -> Iterator[None]:
-    """Calls `handler(number, frame)` for these signals while the block runs; in the main thread."""
+    """Calls `handler(number, frame)` for these signals while the block runs. Main thread only."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield

@@ -323,6 +323,5 @@ def test_published_numbers_are_what_the_papers_state():
 def test_numbers_of_settings_are_sorted_as_numbers():
     values = ["0.0001", "3e-05", "1e-3", "20", "3", "-1", "slow"]
     found = styles([f"dreamer/reconstruction actor_learning_rate={value}" for value in values])
-    assert [method.split("=")[1] for method in found] == [
-        *("-1", "3e-05", "0.0001", "1e-3", "3", "20", "slow")
-    ]
+    order = [method.split("=")[1] for method in found]
+    assert order == ["-1", "3e-05", "0.0001", "1e-3", "3", "20", "slow"]
