@@ -129,9 +129,11 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
         if key not in looks:
             looks[key] = LOOKS[pair] if pair in LOOKS and key in main else next(spare)
         label = pair_label(pair, only_representation=only_representation)
-        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in extra.items())
-        if words:
-            label = words.capitalize() if len(pairs) == 1 else f"{label}, {words}"
+        words = [f"{name.replace('_', ' ')} {value}" for name, value in extra.items()]
+        if words and len(pairs) == 1:
+            label = ", ".join(words).capitalize()
+        elif words:  # beside "PlaNet" it goes without saying that the settings are the planner's
+            label = ", ".join([label, *(word.removeprefix("planner ") for word in words)])
         found[method] = Style(label, *looks[key], dash_of.get(method, "-"))
     return found
 

@@ -271,7 +271,7 @@ def test_a_legend_names_every_setting_that_differs_and_no_common_one(made):
     keys = ("task", "behaviour", "representation", "preset")
     table = pd.DataFrame([{**{k: r.config[k] for k in keys}, "config": r.config} for r in runs])
     found = styles(list(with_methods(table)[0]["method"]))
-    assert [style.label for style in found.values()] == ["Dreamer", "PlaNet, planner horizon 5"]
+    assert [style.label for style in found.values()] == ["Dreamer", "PlaNet, horizon 5"]
 
 
 def test_two_axes_are_colours_and_dashes(made):
