@@ -133,7 +133,8 @@ def styles(methods: Sequence[str]) -> dict[str, Style]:
         if words and len(pairs) == 1:
             label = ", ".join(words).capitalize()
         elif words:  # beside "PlaNet" it goes without saying that the settings are the planner's
-            label = ", ".join([label, *(word.removeprefix("planner ") for word in words)])
+            known = "planner " if plans(pair.split("/")[0]) else ""
+            label = ", ".join([label, *(word.removeprefix(known) for word in words)])
         found[method] = Style(label, *looks[key], dash_of.get(method, "-"))
     return found
 
